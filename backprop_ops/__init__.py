@@ -1,0 +1,69 @@
+"""Verified pairs: pure forward functions with hand-written backwards, checked against autograd.
+
+Every pair of ``backprop_ops/ops`` is a public name here, ``tanh`` and ``tanh_backward`` alike, and
+`pairs` maps the names to them. Names are loaded on first use, so that importing the package does
+not import torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:  # the pairs by star, so that a new pair needs no line here
+    from collections.abc import Mapping
+
+    from backprop_ops.broadcasting import sum_to as sum_to
+    from backprop_ops.comparison import Comparison as Comparison
+    from backprop_ops.comparison import cmp as cmp
+    from backprop_ops.comparison import compare as compare
+    from backprop_ops.ops.elementwise import *
+    from backprop_ops.ops.indexing import *
+    from backprop_ops.ops.linear import *
+    from backprop_ops.ops.loss import *
+    from backprop_ops.ops.normalization import *
+    from backprop_ops.ops.reduction import *
+    from backprop_ops.ops.shape import *
+    from backprop_ops.pair import Index as Index
+    from backprop_ops.pair import Kept as Kept
+    from backprop_ops.pair import Pair as Pair
+
+    pairs: Mapping[str, Pair]
+
+_HOME = {
+    "sum_to": "broadcasting",
+    "Comparison": "comparison",
+    "cmp": "comparison",
+    "compare": "comparison",
+    "Index": "pair",
+    "Kept": "pair",
+    "Pair": "pair",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME:
+        value = getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
+    elif name.startswith("_"):
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    else:
+        from backprop_ops.pair import find_pairs
+
+        pair = find_pairs().get(name.removesuffix("_backward"))
+        if name == "pairs":
+            value = find_pairs()
+        elif pair is None:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        else:
+            value = pair.backward if name.endswith("_backward") else pair.forward
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    from backprop_ops.pair import find_pairs
+
+    names = {*globals(), *_HOME, "pairs"}
+    for name in find_pairs():
+        names |= {name, f"{name}_backward"}
+    return sorted(names)

@@ -1,0 +1,83 @@
+"""The lecture's ``cmp``: a gradient written by hand against autograd's."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """How a gradient compares with the expected one; true if it is approximately equal.
+
+    ``exact``: equal in every entry. ``approximate``: as torch.allclose at its defaults.
+    ``maxdiff``: the largest absolute difference, nan where the shapes differ.
+    ``reason``: why gradients of another shape, dtype or device are neither, else empty.
+    """
+
+    name: str
+    exact: bool
+    approximate: bool
+    maxdiff: float
+    reason: str = ""
+
+    @classmethod
+    def of(cls, name: str, grad: Tensor, expected: Tensor) -> Comparison:
+        grad, expected = grad.detach(), expected.detach()
+        reason = "; ".join(
+            f"{what} {of_grad}, expected {of_expected}"
+            for what, of_grad, of_expected in (
+                ("shape", tuple(grad.shape), tuple(expected.shape)),
+                ("dtype", grad.dtype, expected.dtype),
+                ("device", grad.device, expected.device),
+            )
+            if of_grad != of_expected
+        )
+        if grad.shape != expected.shape:
+            return cls(name, False, False, float("nan"), reason)
+        common = torch.promote_types(grad.dtype, expected.dtype)
+        grad, expected = grad.to(expected.device, common), expected.to(common)
+        # Equal infinities differ by nothing; a nan differs from everything.
+        difference = (grad - expected).abs().masked_fill(grad == expected, 0)
+        maxdiff = difference.max().item() if difference.numel() else 0.0
+        if reason:
+            return cls(name, False, False, maxdiff, reason)
+        return cls(name, torch.equal(grad, expected), torch.allclose(grad, expected), maxdiff)
+
+    def __bool__(self) -> bool:
+        return self.approximate
+
+    def __str__(self) -> str:
+        line = (
+            f"{self.name:15s} | exact: {self.exact!s:5s} | "
+            f"approximate: {self.approximate!s:5s} | maxdiff: {self.maxdiff}"
+        )
+        return f"{line} | {self.reason}" if self.reason else line
+
+
+def compare(name: str, grad: Tensor, tensor: Tensor) -> Comparison:
+    """Compare ``grad``, derived by hand, with ``tensor.grad``, which autograd left there.
+
+    Raises TypeError where one of the two is no Tensor, ValueError where ``tensor`` has no
+    ``.grad``.
+    """
+    for argument, value in (("grad", grad), ("tensor", tensor)):
+        if not isinstance(value, Tensor):
+            raise TypeError(f"{name}: {argument} must be a Tensor, came {type(value).__name__}")
+    # Asking a tensor for a gradient that autograd does not retain would warn.
+    expected = tensor.grad if tensor.is_leaf or tensor.retains_grad else None
+    if expected is None:
+        raise ValueError(
+            f"{name}: tensor has no .grad to compare with; call .backward() first, and "
+            f".retain_grad() on an intermediate before that"
+        )
+    return Comparison.of(name, grad, expected)
+
+
+def cmp(name: str, grad: Tensor, tensor: Tensor) -> Comparison:
+    """Compare ``grad`` with ``tensor.grad`` as `compare` does, and print the lecture's line."""
+    comparison = compare(name, grad, tensor)
+    print(comparison)
+    return comparison

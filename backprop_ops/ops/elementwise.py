@@ -1,0 +1,141 @@
+"""Elementwise pairs. Operands broadcast as in torch; a number as an operand is a constant."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from backprop_ops import validate
+from backprop_ops.broadcasting import sum_to
+from backprop_ops.pair import Gradient, takes_gradient
+
+
+def add(x: Tensor | float, y: Tensor | float) -> Tensor:
+    """out = x + y"""
+    validate.broadcastable(x=x, y=y)
+    out: Tensor = x + y  # type: ignore[assignment]  # one of the two is a Tensor
+    return out
+
+
+def add_backward(dout: Tensor, x: Tensor | float, y: Tensor | float) -> tuple[Gradient, Gradient]:
+    """dx = dout, dy = dout, each summed to its input's shape"""
+    dx = sum_to(dout, x.shape) if takes_gradient(x) else None
+    dy = sum_to(dout, y.shape) if takes_gradient(y) else None
+    return dx, dy
+
+
+def sub(x: Tensor | float, y: Tensor | float) -> Tensor:
+    """out = x - y"""
+    validate.broadcastable(x=x, y=y)
+    out: Tensor = x - y  # type: ignore[assignment]  # one of the two is a Tensor
+    return out
+
+
+def sub_backward(dout: Tensor, x: Tensor | float, y: Tensor | float) -> tuple[Gradient, Gradient]:
+    """dx = dout, dy = -dout, each summed to its input's shape"""
+    dx = sum_to(dout, x.shape) if takes_gradient(x) else None
+    dy = sum_to(-dout, y.shape) if takes_gradient(y) else None
+    return dx, dy
+
+
+def mul(x: Tensor | float, y: Tensor | float) -> Tensor:
+    """out = x · y"""
+    validate.broadcastable(x=x, y=y)
+    out: Tensor = x * y  # type: ignore[assignment]  # one of the two is a Tensor
+    return out
+
+
+def mul_backward(dout: Tensor, x: Tensor | float, y: Tensor | float) -> tuple[Gradient, Gradient]:
+    """dx = dout · y, dy = dout · x, each summed to its input's shape"""
+    dx = sum_to(dout * y, x.shape) if takes_gradient(x) else None
+    dy = sum_to(dout * x, y.shape) if takes_gradient(y) else None
+    return dx, dy
+
+
+def div(x: Tensor | float, y: Tensor | float) -> Tensor:
+    """out = x / y"""
+    validate.broadcastable(x=x, y=y)
+    out: Tensor = x / y  # type: ignore[assignment]  # one of the two is a Tensor
+    return out
+
+
+def div_backward(
+    dout: Tensor, x: Tensor | float, y: Tensor | float, out: Tensor
+) -> tuple[Gradient, Gradient]:
+    """dx = dout / y, dy = -dout · out / y, each summed to its input's shape
+
+    Written in the output: x / y², its other form, overflows where y² does.
+    """
+    dx = sum_to(dout / y, x.shape) if takes_gradient(x) else None
+    dy = sum_to(-dout * (out / y), y.shape) if takes_gradient(y) else None
+    return dx, dy
+
+
+def pow(x: Tensor, *, exponent: float) -> Tensor:
+    """out = x ** exponent, the exponent a constant"""
+    validate.floating(x=x)
+    validate.number(exponent=exponent)
+    return x**exponent
+
+
+def pow_backward(dout: Tensor, x: Tensor, *, exponent: float) -> Tensor:
+    """dx = dout · exponent · x ** (exponent - 1)"""
+    # exponent 0 apart, since 0 · x⁻¹ is nan at x = 0
+    dx = dout * (exponent * x ** (exponent - 1)) if exponent else torch.zeros_like(x)
+    return dx
+
+
+def reciprocal(x: Tensor) -> Tensor:
+    """out = 1 / x"""
+    validate.floating(x=x)
+    return x.reciprocal()
+
+
+def reciprocal_backward(dout: Tensor, out: Tensor) -> Tensor:
+    """dx = -dout · out²"""
+    dx = dout * -(out * out)
+    return dx
+
+
+def exp(x: Tensor) -> Tensor:
+    """out = eˣ"""
+    validate.floating(x=x)
+    return x.exp()
+
+
+def exp_backward(dout: Tensor, out: Tensor) -> Tensor:
+    """dx = dout · out"""
+    dx = dout * out
+    return dx
+
+
+def log(x: Tensor) -> Tensor:
+    """out = ln x"""
+    validate.floating(x=x)
+    return x.log()
+
+
+def log_backward(dout: Tensor, x: Tensor) -> Tensor:
+    """dx = dout / x
+
+    One division: the lecture's (1 / x) · dout rounds twice, and is not exact at every batch size.
+    """
+    dx = dout / x
+    return dx
+
+
+def tanh(x: Tensor) -> Tensor:
+    """out = tanh x"""
+    validate.floating(x=x)
+    return x.tanh()
+
+
+def tanh_backward(dout: Tensor, out: Tensor) -> Tensor:
+    """dx = dout · (1 - out²)
+
+    With one rounding for 1 - out², as torch's own kernel where the processor has a fused
+    multiply-add, which is nearly everywhere: the lecture's (1 - h**2) * dh rounds h**2 first.
+    """
+    one = out.new_ones(())
+    dx = dout * torch.addcmul(one, out, out, value=-1)
+    return dx

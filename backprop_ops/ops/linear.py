@@ -1,0 +1,56 @@
+"""Matrix products."""
+
+from __future__ import annotations
+
+import math
+
+from torch import Tensor
+
+from backprop_ops import validate
+from backprop_ops.broadcasting import sum_to
+from backprop_ops.pair import Gradient
+
+
+def matmul(x: Tensor, y: Tensor) -> Tensor:
+    """out = x @ y
+
+    x (…, n, k), y (…, k, m), out (…, n, m); batches broadcast, and a vector is a row on the left
+    and a column on the right, as in torch.
+    """
+    validate.matmul(x, y)
+    return x @ y
+
+
+def matmul_backward(dout: Tensor, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """dx = dout @ yᵀ, dy = xᵀ @ dout, each summed over the batches that it was broadcast to"""
+    if y.dim() == 1:
+        dout = dout.unsqueeze(-1)  # (…, n, 1)
+    if x.dim() == 1:
+        dout = dout.unsqueeze(-2)  # (…, 1, m)
+    rows = x.unsqueeze(0) if x.dim() == 1 else x  # (…, n, k)
+    columns = y.unsqueeze(1) if y.dim() == 1 else y  # (…, k, m)
+    dx = sum_to(dout @ columns.mT, rows.shape).reshape(x.shape)
+    dy = sum_to(rows.mT @ dout, columns.shape).reshape(y.shape)
+    return dx, dy
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """out = x @ weight + bias
+
+    x (…, in), weight (in, out), bias (out) or (1, out), out (…, out). The weight is the lecture's;
+    torch.nn.functional.linear takes the transposed one.
+    """
+    validate.linear(x, weight, bias)
+    out = x @ weight
+    return out if bias is None else out + bias
+
+
+def linear_backward(
+    dout: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None
+) -> tuple[Tensor, Tensor, Gradient]:
+    """dx = dout @ weightᵀ, dweight = xᵀ @ dout, dbias = Σ dout, the sums over all rows"""
+    n = math.prod(x.shape[:-1])
+    dx = dout @ weight.mT
+    dweight = x.reshape(n, x.shape[-1]).mT @ dout.reshape(n, dout.shape[-1])
+    dbias = None if bias is None else sum_to(dout, bias.shape)
+    return dx, dweight, dbias

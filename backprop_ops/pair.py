@@ -1,0 +1,307 @@
+"""The pair: a forward and its hand-written backward, bound by the names of their parameters.
+
+A forward is a plain function. Its positional parameters are its inputs, its keyword-only parameters
+are constants. It returns a Tensor, the output ``out``, or a NamedTuple: outputs first, then what is
+kept for the backward, annotated `Kept`. The backward, ``<forward>_backward``, asks by name for what
+it needs: ``d<output>`` is an upstream gradient, every other parameter is one of the forward's
+parameters or a field of its result. It returns one gradient per slot, in the forward's order.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import inspect
+import pkgutil
+import types
+import typing
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Annotated, Any, TypeAlias
+
+from torch import Tensor
+
+Kept: TypeAlias = Annotated[Tensor, "kept for the backward"]
+"""A field of a forward's result that is no output: kept for the backward, without a gradient."""
+
+Index: TypeAlias = Annotated[Tensor, "index: takes no gradient"]
+"""An input that has no gradient slot: indices, targets."""
+
+Gradient: TypeAlias = Tensor | Any
+"""A gradient that is None where its input was None or a number, without a check at each use."""
+
+_KEPT, _INDEX = typing.get_args(Kept)[1], typing.get_args(Index)[1]
+
+_POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+
+
+class PairError(TypeError):
+    """A forward and a backward that are no pair; the message names the two and what to change."""
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A forward and its backward, bound by name.
+
+    ``inputs``, ``options``: the forward's positional and keyword-only parameters.
+    ``outputs``, ``kept``: the fields of its result. ``saved``: what the backward asks for besides
+    the upstreams, which is what has to be kept in memory between the two.
+    """
+
+    name: str
+    forward: Callable[..., Any]
+    backward: Callable[..., Any]
+    inputs: tuple[str, ...]
+    options: tuple[str, ...]
+    outputs: tuple[str, ...]
+    kept: tuple[str, ...]
+    saved: tuple[str, ...]
+    slotted: Mapping[str, bool | None]
+    """Whether an input has a gradient slot; None where no annotation says so: the call decides."""
+
+    @classmethod
+    def bind(
+        cls,
+        forward: Callable[..., Any],
+        backward: Callable[..., Any],
+        record: type[tuple[Any, ...]] | None = None,
+    ) -> Pair:
+        """Bind ``backward`` to ``forward``, or raise a PairError that says what keeps them apart.
+
+        ``record`` is the NamedTuple that ``forward`` returns, for one whose return annotation does
+        not say so.
+        """
+        name, name_backward = _name(forward), _name(backward)
+        inputs, options = _parameters(forward)
+        hints = _hints(forward)
+        slotted = {p: _has_slot(hints[p]) if p in hints else None for p in inputs}
+        fields, kept = _fields(name, hints.get("return", inspect.Parameter.empty), record)
+
+        for field in fields:
+            if field in inputs or field in options:
+                raise PairError(
+                    f"{name}: {field!r} names both a parameter of {name} and a field of its "
+                    f"result; rename one of the two"
+                )
+        asked = list(_signature(backward).parameters)
+        if kept is None:  # nothing annotated: the outputs are the fields whose upstream is taken
+            outputs = tuple(f for f in fields if f"d{f}" in asked)
+            kept = tuple(f for f in fields if f not in outputs)
+        else:
+            outputs = tuple(f for f in fields if f not in kept)
+        if not outputs:
+            raise PairError(
+                f"{name}: no output; {name} returns {_listed(fields)}, and {name_backward} takes "
+                f"the upstream of none of them"
+            )
+        upstreams = {f"d{output}" for output in outputs}
+        known = {*inputs, *options, *fields}
+        for parameter in (*inputs, *options, *fields):
+            if parameter in upstreams:
+                raise PairError(
+                    f"{name}: {parameter!r} names both the upstream gradient of "
+                    f"{parameter[1:]!r} and a parameter or field of {name}; rename one of the two"
+                )
+        for parameter in asked:
+            if parameter not in known | upstreams:
+                near = difflib.get_close_matches(parameter, [*upstreams, *known], n=1)
+                raise PairError(
+                    f"{name_backward} asks for {parameter!r}; {name} offers "
+                    f"{_listed((*inputs, *options))} and returns {_listed(fields)}, and the "
+                    f"upstreams are {_listed(sorted(upstreams))}"
+                    + (f": did you mean {near[0]!r}?" if near else "")
+                )
+        for output in outputs:
+            if f"d{output}" not in asked:
+                raise PairError(
+                    f"{name_backward} does not take {f'd{output}'!r}, the upstream gradient of "
+                    f"{name}'s output {output!r}; take it, or annotate {output!r} as Kept"
+                )
+        saved = tuple(p for p in asked if p not in upstreams)
+        return cls(name, forward, backward, inputs, options, outputs, kept, saved, slotted)
+
+    def arguments(self, args: Sequence[Any], options: Mapping[str, Any]) -> dict[str, Any]:
+        """Every parameter of the forward by name, options left at their defaults included."""
+        bound = inspect.signature(self.forward).bind(*args, **options)
+        bound.apply_defaults()
+        return dict(bound.arguments)
+
+    def fields(self, result: Any) -> dict[str, Any]:
+        """The fields of the forward's result by name; a bare Tensor is the field ``out``."""
+        if isinstance(result, Tensor):
+            return {"out": result}
+        if isinstance(result, tuple) and hasattr(result, "_fields"):
+            return dict(zip(result._fields, result, strict=True))
+        raise PairError(
+            f"{self.name} must return a Tensor or a NamedTuple of Tensors, "
+            f"came {type(result).__name__}"
+        )
+
+    def slots(self, arguments: Mapping[str, Any]) -> tuple[str, ...]:
+        """The inputs that have a place in the returned gradients, in the forward's order."""
+        return tuple(
+            name
+            for name, slotted in self.slotted.items()
+            if slotted or (slotted is None and _any_takes_gradient(arguments[name]))
+        )
+
+    def gradients(
+        self, arguments: Mapping[str, Any], result: Any, upstreams: Mapping[str, Tensor]
+    ) -> dict[str, Any]:
+        """Call the backward and name what it returns: a gradient, or None, per slot.
+
+        ``arguments`` as `arguments` gives them, ``result`` as the forward gave it, ``upstreams``
+        by the names of the outputs.
+        """
+        values = {**arguments, **self.fields(result)}
+        values.update((f"d{output}", upstream) for output, upstream in upstreams.items())
+        asked = inspect.signature(self.backward).parameters.values()
+        positional = [values[p.name] for p in asked if p.kind in _POSITIONAL]
+        keyword = {p.name: values[p.name] for p in asked if p.kind not in _POSITIONAL}
+        returned = self.backward(*positional, **keyword)
+        gradients = returned if isinstance(returned, tuple) else (returned,)
+        slots = self.slots(arguments)
+        if len(gradients) != len(slots):
+            raise PairError(
+                f"{self.name}_backward must return {len(slots)} gradient(s), "
+                f"one for each of {_listed(slots)}, came {len(gradients)}"
+            )
+        return dict(zip(slots, gradients, strict=True))
+
+
+def takes_gradient(value: object) -> typing.TypeGuard[Tensor]:
+    """Whether a value that an input was given has a gradient: a floating Tensor, not a number."""
+    return isinstance(value, Tensor) and value.is_floating_point()
+
+
+def _any_takes_gradient(value: object) -> bool:
+    return any(map(takes_gradient, value if isinstance(value, (tuple, list)) else (value,)))
+
+
+@cache
+def find_pairs() -> Mapping[str, Pair]:
+    """Every pair of the library by name: ``NAME`` and ``NAME_backward`` in ``backprop_ops/ops``."""
+    package = importlib.import_module("backprop_ops.ops")
+    modules = sorted(module.name for module in pkgutil.iter_modules(package.__path__))
+    found: dict[str, Pair] = {}
+    for module_name in modules:
+        for pair in pairs_of(importlib.import_module(f"{package.__name__}.{module_name}")):
+            if pair.name in found:
+                raise PairError(f"{pair.name} is defined in {module_name}.py and once before")
+            found[pair.name] = pair
+    return types.MappingProxyType(found)
+
+
+def pairs_of(module: types.ModuleType) -> list[Pair]:
+    """The pairs that a module defines; a public function without its other half is an error."""
+    functions = {
+        name: function
+        for name, function in vars(module).items()
+        if inspect.isfunction(function)
+        and function.__module__ == module.__name__
+        and not name.startswith("_")
+    }
+    pairs = []
+    for name, function in functions.items():
+        if name.endswith("_backward"):
+            forward = name.removesuffix("_backward")
+            if forward not in functions:
+                raise PairError(f"{module.__name__}: {name} has no forward {forward}")
+        elif f"{name}_backward" not in functions:
+            raise PairError(f"{module.__name__}: {name} has no backward {name}_backward")
+        else:
+            pairs.append(Pair.bind(function, functions[f"{name}_backward"]))
+    return pairs
+
+
+def _name(function: Callable[..., Any]) -> str:
+    return getattr(function, "__name__", type(function).__name__)
+
+
+def _listed(names: Iterable[str]) -> str:
+    return ", ".join(names) or "nothing"
+
+
+def _signature(function: Callable[..., Any]) -> inspect.Signature:
+    try:
+        signature = inspect.signature(function)
+    except ValueError:  # most of what is written in C
+        raise PairError(
+            f"{_name(function)} has no signature to bind by name; wrap it in a function"
+        ) from None
+    for parameter in signature.parameters.values():
+        if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
+            raise PairError(
+                f"{_name(function)}: {parameter} cannot be bound by name; write each parameter out"
+            )
+    return signature
+
+
+def _parameters(forward: Callable[..., Any]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    parameters = _signature(forward).parameters.values()
+    inputs = tuple(p.name for p in parameters if p.kind in _POSITIONAL)
+    return inputs, tuple(p.name for p in parameters if p.kind not in _POSITIONAL)
+
+
+def _hints(annotated: Any) -> dict[str, Any]:
+    """The annotations that can be resolved; one that cannot counts as not written.
+
+    A record defined inside a function is out of reach under ``from __future__ import annotations``.
+    """
+    try:
+        return typing.get_type_hints(annotated, include_extras=True)
+    except NameError:
+        hints = {}
+        for name, annotation in annotated.__annotations__.items():
+            lone = types.SimpleNamespace(__annotations__={name: annotation})
+            try:
+                hints.update(
+                    typing.get_type_hints(
+                        lone, getattr(annotated, "__globals__", None), include_extras=True
+                    )
+                )
+            except NameError:
+                continue
+        return hints
+
+
+def _has_slot(hint: Any) -> bool | None:
+    """Whether an annotation is Tensor, or a union with or sequence of it; not where it is Index."""
+    if typing.get_origin(hint) is Annotated:
+        base, *marks = typing.get_args(hint)
+        return False if _INDEX in marks else _has_slot(base)
+    if isinstance(hint, type) and typing.get_origin(hint) is None:
+        return issubclass(hint, Tensor) or None
+    return any(_has_slot(part) for part in typing.get_args(hint)) or None
+
+
+def _fields(
+    name: str, returns: Any, record: type[tuple[Any, ...]] | None
+) -> tuple[tuple[str, ...], tuple[str, ...] | None]:
+    """The fields of a forward's result, and the kept ones (None: the record does not say)."""
+    if isinstance(returns, type) and hasattr(returns, "_fields"):
+        record = returns
+    if record is None:
+        if (typing.get_origin(returns) or returns) in (tuple, list, dict, types.NoneType):
+            raise PairError(
+                f"{name} must return a Tensor or a NamedTuple of Tensors; its annotation says "
+                f"{getattr(returns, '__name__', returns)}"
+            )
+        return ("out",), ()
+    fields: tuple[str, ...] = record._fields  # type: ignore[attr-defined]  # a NamedTuple has it
+    hints = _hints(record)
+    if not hints:
+        return fields, None
+    kept = tuple(f for f in fields if _is_kept(hints.get(f)))
+    outputs = tuple(f for f in fields if f not in kept)
+    if fields != outputs + kept:
+        raise PairError(
+            f"{record.__name__}: outputs come first, then kept fields; its order is "
+            f"{_listed(fields)}"
+        )
+    return fields, kept
+
+
+def _is_kept(hint: Any) -> bool:
+    return typing.get_origin(hint) is Annotated and _KEPT in typing.get_args(hint)[1:]

@@ -1,0 +1,11 @@
+"""The precision in which fused pairs compute."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def wide(x: Tensor) -> Tensor:
+    """``x`` in float32 at least: bfloat16 and float16 are for storing, not for adding up."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
