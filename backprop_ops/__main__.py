@@ -182,7 +182,7 @@ def _check_gradients(run: Training, arguments: argparse.Namespace) -> bool:
         before = copy.copy().parameters
         comparisons.append(compare_with_autograd(before, copy.advance()))
     rows = [worst(list(of_one)) for of_one in zip(*comparisons, strict=True)]
-    print(f"gradients by hand against autograd, the worst of {steps} step(s):")
+    print(f"gradients by hand against autograd, in float64, the worst of {steps} step(s):")
     print(*rows, sep="\n")
     wrong = [row.name for row in rows if not row]
     if wrong:
@@ -194,12 +194,12 @@ def _steps(run: Training, arguments: argparse.Namespace) -> bool:
     """Train up to the last step; False where Ctrl-C came first."""
     from tqdm import tqdm
 
-    from backprop_ops.training import interruption
+    from backprop_ops.training import interruption, one_thread
 
     steps: int = arguments.steps
     save: Path | None = arguments.save
     bar = tqdm(total=steps, initial=run.step, unit=" steps", disable=None, leave=False)
-    with interruption() as interrupted, bar:
+    with one_thread(), interruption() as interrupted, bar:
         while run.step < steps and not interrupted.is_set():
             number, step = run.step, run.advance()
             if number % REPORT_EVERY == 0:

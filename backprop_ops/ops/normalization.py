@@ -33,9 +33,11 @@ def batchnorm(
     """
     validate.batchnorm(x, gain, bias, eps, correction)
     rows = wide(x)
-    var, mean = torch.var_mean(rows, 0, correction=correction, keepdim=True)
+    mean = rows.mean(0, keepdim=True)
+    centered = rows - mean
+    var = (centered * centered).sum(0, keepdim=True) / (x.shape[0] - correction)
     inv_std = (var + eps).rsqrt()
-    xhat = (rows - mean) * inv_std
+    xhat = centered * inv_std
     out = torch.addcmul(wide(bias), wide(gain), xhat)
     return BatchNorm(out.to(x.dtype), mean, var, xhat, inv_std)
 

@@ -1,0 +1,88 @@
+"""Samples and bad inputs of the elementwise pairs."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import ones
+
+from backprop_ops import div, div_backward, exp, pow, pow_backward, tanh, tanh_backward
+from tests.samples import bad, nonzero, positive, real, sample
+
+X = ones(2, 3)
+
+
+def operands() -> list:
+    return [
+        bad(TypeError, "x must be a Tensor or a number, came list", [1.0], X),
+        bad(TypeError, "y must be a Tensor or a number, came str", X, "1"),
+        bad(TypeError, "one of x, y must be a Tensor, came numbers", 1.0, 2.0),
+        bad(TypeError, "x must be a floating Tensor, came torch.int64", ones(3).long(), X),
+        bad(TypeError, "y must be a floating Tensor, came torch.complex64", X, ones(3) * 1j),
+        bad(TypeError, "y must have the dtype of x, torch.float32", X, ones(3).double()),
+        bad(ValueError, "x (2, 3) and y (2,)", X, ones(2)),
+    ]
+
+
+def operand() -> list:
+    return [
+        bad(TypeError, "x must be a Tensor, came list", [1.0]),
+        bad(TypeError, "x must be a floating Tensor, came torch.int64", ones(3).long()),
+        bad(TypeError, "x must be a floating Tensor, came torch.complex64", ones(3) * 1j),
+    ]
+
+
+SAMPLES = {
+    "add": [sample(real("*"), real("*")), sample(real("n c"), 2.5), sample(2.5, real("n c"))],
+    "sub": [sample(real("*"), real("*")), sample(real("n c"), 2.5), sample(2.5, real("n c"))],
+    "mul": [sample(real("*"), real("*")), sample(real("n c"), 2.5), sample(2.5, real("n c"))],
+    "div": [sample(real("*"), nonzero("*")), sample(real("n c"), 3), sample(3, nonzero("n c"))],
+    "pow": [
+        *(sample(positive("n c"), exponent=exponent) for exponent in (-0.5, -1, 0.5, 2.5)),
+        *(sample(real("n c"), exponent=exponent) for exponent in (0, 1, 2, 3)),
+    ],
+    "reciprocal": [sample(nonzero("n c"))],
+    "exp": [sample(real("n c"))],
+    "log": [sample(positive("n c"))],
+    "tanh": [sample(real("n c"))],
+}
+
+BAD_INPUTS = {
+    "add": operands(),
+    "sub": operands(),
+    "mul": operands(),
+    "div": operands(),
+    "pow": [
+        bad(TypeError, "x must be a Tensor, came float 2.0", 2.0, exponent=2),
+        bad(TypeError, "exponent must be a number, came Tensor", X, exponent=ones(())),
+    ],
+    "reciprocal": operand(),
+    "exp": operand(),
+    "log": operand(),
+    "tanh": operand(),
+}
+
+
+def test_empty_as_in_torch() -> None:
+    assert exp(ones(0, 3)).shape == (0, 3)
+
+
+@pytest.mark.parametrize("exponent", [0, 1, 2])
+def test_pow_at_zero(exponent: float) -> None:
+    x = torch.zeros(3, requires_grad=True)
+    pow(x, exponent=exponent).sum().backward()
+    assert torch.equal(pow_backward(ones(3), x.detach(), exponent=exponent), x.grad)
+
+
+def test_div_by_what_overflows_when_squared() -> None:
+    x, y = torch.tensor([1e30]), torch.tensor([1e30])
+    _, dy = div_backward(ones(1), x, y, div(x, y))
+    assert dy.item() == pytest.approx(-1e-30)
+
+
+def test_tanh_is_rounded_once() -> None:
+    """1 - h² as torch has it, where (1 - h**2) rounds h² first."""
+    x = torch.linspace(-3, 3, 1001, requires_grad=True)
+    h = tanh(x)
+    (expected,) = torch.autograd.grad(h, x, ones(1001))
+    assert torch.equal(tanh_backward(ones(1001), h.detach()), expected)

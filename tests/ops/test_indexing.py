@@ -1,0 +1,42 @@
+"""Samples and bad inputs of the pairs that pick by index."""
+
+from __future__ import annotations
+
+import torch
+from torch import ones, tensor
+
+from backprop_ops import embedding_backward
+from tests.samples import bad, index, real, sample
+
+SAMPLES = {
+    "embedding": [
+        sample(index("n t", below="v"), real("v d")),
+        sample(index("n", below="c"), real("c d")),
+        sample(index("", below="v"), real("v d")),
+    ]
+}
+
+W = ones(3, 2)
+
+BAD_INPUTS = {
+    "embedding": [
+        bad(TypeError, "index must be a Tensor, came list", [0], W),
+        bad(TypeError, "index must be a Tensor of torch.int64, came torch.float32", ones(2), W),
+        bad(TypeError, "weight must be a floating Tensor", tensor([0]), W.long()),
+        bad(ValueError, "weight must be of shape (rows, width)", tensor([0]), ones(3)),
+        bad(IndexError, "index must lie in [0, 2], the rows of weight", tensor([0, 3]), W),
+        bad(IndexError, "came [-1, 0]", tensor([0, -1]), W),
+    ]
+}
+
+
+def test_repeated_index_adds_up() -> None:
+    dweight = embedding_backward(tensor([[1.0, 2.0], [3.0, 4.0]]), tensor([1, 1]), W)
+    assert dweight.tolist() == [[0, 0], [4, 6], [0, 0]]
+
+
+def test_long_sum_in_bfloat16() -> None:
+    """In bfloat16 itself a sum of ones stops growing at 256."""
+    weight = ones(1, 1, dtype=torch.bfloat16)
+    dweight = embedding_backward(weight.expand(1024, 1), torch.zeros(1024).long(), weight)
+    assert dweight.item() == 1024

@@ -1,0 +1,113 @@
+"""Samples and bad inputs of the class probabilities and losses; fused against atomic and torch."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F  # noqa: N812  # torch's own name for it
+from torch import ones, tensor
+
+from backprop_ops import (
+    cross_entropy,
+    cross_entropy_backward,
+    log_softmax,
+    log_softmax_backward,
+    nll_loss,
+    nll_loss_backward,
+    pairs,
+)
+from tests.samples import bad, index, real, sample
+
+SAMPLES = {
+    "softmax": [sample(real("n c"), dim=1), sample(real("n c d"), dim=0), sample(real("n c"))],
+    "log_softmax": [sample(real("n c"), dim=1), sample(real("n c d"), dim=0), sample(real("n c"))],
+    "nll_loss": [sample(real("n c"), index("n", below="c"))],
+    "cross_entropy": [sample(real("n c"), index("n", below="c"))],
+}
+
+
+def classes(name: str) -> list:
+    scores, whole, target = ones(2, 3), ones(2, 3).long(), tensor([0, 2])
+    floats, beyond, below = ones(2), tensor([0, 3]), tensor([0, -1])
+    return [
+        bad(TypeError, f"{name} must be a Tensor, came list", [1.0], target),
+        bad(TypeError, f"{name} must be a floating Tensor, came torch.int64", whole, target),
+        bad(TypeError, "target must be a Tensor, came list", scores, [0, 2]),
+        bad(TypeError, "target must be a Tensor of torch.int64, came torch.float", scores, floats),
+        bad(ValueError, "target must be of shape (2,)", scores, tensor([0, 1, 2])),
+        bad(ValueError, "target must be of shape (2,)", scores, tensor([[0], [1]])),
+        bad(ValueError, f"{name} must be of shape (n, classes), came (3,)", ones(3), target),
+        bad(ValueError, f"{name} must have at least one row", ones(0, 3), target[:0]),
+        bad(IndexError, f"in [0, 2], the columns of {name}, came [0, 3]", scores, beyond),
+        bad(IndexError, "came [-1, 0]", scores, below),
+    ]
+
+
+DIMENSIONS = [
+    bad(TypeError, "x must be a Tensor, came list", [1.0], dim=0),
+    bad(TypeError, "x must be a floating Tensor", ones(2, 3).long(), dim=0),
+    bad(IndexError, "dim must lie in [-2, 1]", ones(2, 3), dim=2),
+]
+
+BAD_INPUTS = {
+    "softmax": DIMENSIONS,
+    "log_softmax": DIMENSIONS,
+    "nll_loss": classes("logprobs"),
+    "cross_entropy": classes("logits"),
+}
+
+
+@pytest.fixture
+def batch() -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(32, 27, generator=generator)
+    return logits, torch.randint(27, (32,), generator=generator)
+
+
+def test_cross_entropy_is_torchs(batch: tuple[torch.Tensor, torch.Tensor]) -> None:
+    """To the numbers of the lecture: the loss to about 5e-7, the gradient to about 7e-9."""
+    logits, target = batch
+    leaf = logits.clone().requires_grad_()
+    expected = F.cross_entropy(leaf, target)
+    expected.backward()
+    loss = cross_entropy(logits, target)
+    assert abs((loss.out - expected).item()) <= 5e-7
+    dlogits = cross_entropy_backward(ones(()), target, loss.probs)
+    assert (dlogits - leaf.grad).abs().max() <= 7e-9
+
+
+def test_cross_entropy_is_its_atomic_steps(batch: tuple[torch.Tensor, torch.Tensor]) -> None:
+    logits, target = (batch[0].double(), batch[1])
+    logprobs = log_softmax(logits, dim=1)
+    loss = cross_entropy(logits, target)
+    torch.testing.assert_close(loss.out, nll_loss(logprobs, target))
+    dout = tensor(0.7, dtype=torch.float64)
+    dlogprobs = nll_loss_backward(dout, logprobs, target)
+    torch.testing.assert_close(
+        cross_entropy_backward(dout, target, loss.probs),
+        log_softmax_backward(dlogprobs, logprobs, dim=1),
+    )
+
+
+@pytest.mark.parametrize("name", ["softmax", "log_softmax", "cross_entropy"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_far_from_zero(name: str, dtype: torch.dtype) -> None:
+    """Logits of ±1e4, whose exponentials overflow, and a logit of -inf."""
+    logits = tensor([[1e4, -1e4, 0.0], [0.0, float("-inf"), 1.0]], dtype=dtype)
+    arguments = (tensor([1, 2]),) if name == "cross_entropy" else ()
+    pair = pairs[name]
+    result = pair.forward(logits, *arguments)
+    fields = pair.fields(result)
+    upstream = {"out": torch.ones_like(fields["out"])}
+    gradients = pair.gradients(pair.arguments((logits, *arguments), {}), result, upstream)
+    assert all(gradient.isfinite().all() for gradient in gradients.values())
+
+
+def test_probability_near_one_in_bfloat16() -> None:
+    """The target's probability rounds to one in bfloat16; its gradient is not zero for that."""
+    logits = tensor([[8.0, 0.0]], dtype=torch.bfloat16)
+    target = tensor([0])
+    dlogits = cross_entropy_backward(
+        ones((), dtype=torch.bfloat16), target, cross_entropy(logits, target).probs
+    )
+    assert dlogits[0, 0].item() == pytest.approx(-3.35e-4, rel=1e-2)

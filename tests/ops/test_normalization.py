@@ -1,0 +1,122 @@
+"""Samples and bad inputs of batch normalization; fused against atomic and torch."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F  # noqa: N812  # torch's own name for it
+from torch import Tensor, ones
+
+from backprop_ops import (
+    batchnorm,
+    batchnorm_backward,
+    batchnorm_inference,
+    batchnorm_inference_backward,
+)
+from tests.samples import bad, positive, real, sample
+
+ROWS = {"n": 3}
+
+SAMPLES = {
+    "batchnorm": [
+        sample(real("n c"), real("1 c"), real("1 c"), least=ROWS),
+        sample(real("n c"), real("c"), real("c"), correction=0, least=ROWS),
+        sample(real("n c"), real("c"), real("c"), eps=0.1, least=ROWS),
+    ],
+    "batchnorm_inference": [
+        sample(real("n c"), real("1 c"), real("1 c"), mean=real("1 c"), var=positive("1 c")),
+        sample(real("n c"), real("c"), real("c"), mean=real("c"), var=positive("c"), eps=0.1),
+    ],
+}
+
+X, C = ones(4, 3), ones(3)
+
+BOTH = [
+    (TypeError, "x must be a Tensor, came list", ([1.0], C, C), {}),
+    (TypeError, "x must be a floating Tensor", (X.long(), C, C), {}),
+    (TypeError, "gain must have the dtype of x", (X, C.double(), C), {}),
+    (ValueError, "x must be of shape (n, c), came (4,)", (ones(4), C, C), {}),
+    (ValueError, "gain must be of shape (3,) or (1, 3), came (4,)", (X, ones(4), ones(4)), {}),
+    (ValueError, "bias must have the shape of gain, (3,), came (1, 3)", (X, C, ones(1, 3)), {}),
+    (ValueError, "eps must be a finite number of 0 or more, came -1", (X, C, C), {"eps": -1}),
+    (TypeError, "eps must be a number, came str", (X, C, C), {"eps": "1"}),
+]
+
+BAD_INPUTS = {
+    "batchnorm": [
+        *(bad(error, message, *args, **options) for error, message, args, options in BOTH),
+        bad(ValueError, "x must have more than 1 row(s), came 1", X[:1], C, C),
+        bad(ValueError, "x must have more than 0 row(s), came 0", X[:0], C, C, correction=0),
+        bad(ValueError, "correction must be 0 or more, came -1", X, C, C, correction=-1),
+        bad(TypeError, "correction must be an integer, came float 1.0", X, C, C, correction=1.0),
+    ],
+    "batchnorm_inference": [
+        *(
+            bad(error, message, *args, mean=C, var=C, **options)
+            for error, message, args, options in BOTH
+        ),
+        bad(ValueError, "mean must be of shape (3,) or (1, 3)", X, C, C, mean=ones(4), var=C),
+        bad(TypeError, "var must be a Tensor, came list", X, C, C, mean=C, var=[1.0]),
+        bad(TypeError, "var must have the dtype of x", X, C, C, mean=C, var=C.double()),
+    ],
+}
+
+
+@pytest.fixture
+def batch() -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    x, dout = torch.randn(2, 32, 64, generator=generator)
+    gain, bias = torch.randn(2, 64, generator=generator)
+    return x, gain, bias, dout / 32
+
+
+def test_paper_variance_is_torchs(batch: tuple[Tensor, ...]) -> None:
+    x, gain, bias, dout = batch
+    leaves = [tensor.clone().requires_grad_() for tensor in (x, gain, bias)]
+    expected = F.batch_norm(leaves[0], None, None, leaves[1], leaves[2], training=True)
+    result = batchnorm(x, gain, bias, correction=0)
+    torch.testing.assert_close(result.out, expected)
+    gradients = batchnorm_backward(dout, gain, result.xhat, result.inv_std, correction=0)
+    for gradient, reference in zip(
+        gradients, torch.autograd.grad(expected, leaves, dout), strict=True
+    ):
+        torch.testing.assert_close(gradient, reference)
+
+
+def test_corrected_variance_is_the_lectures(batch: tuple[Tensor, ...]) -> None:
+    """To the numbers of the lecture: the gradient to about 9e-10."""
+    x, gain, bias, dout = batch
+    leaf = x.clone().requires_grad_()
+    hpreact = gain * (leaf - leaf.mean(0)) / torch.sqrt(leaf.var(0) + 1e-5) + bias
+    (expected,) = torch.autograd.grad(hpreact, leaf, dout / 10)
+    result = batchnorm(x, gain, bias)
+    dx, _, _ = batchnorm_backward(dout / 10, gain, result.xhat, result.inv_std)
+    assert (result.out - hpreact).abs().max() <= 2e-6
+    assert (dx - expected).abs().max() <= 4e-9
+
+
+def test_inference_is_torchs(batch: tuple[Tensor, ...]) -> None:
+    x, gain, bias, dout = batch
+    mean, var = x.mean(0), x.var(0)
+    leaves = [tensor.clone().requires_grad_() for tensor in (x, gain, bias)]
+    expected = F.batch_norm(leaves[0], mean, var, leaves[1], leaves[2])
+    torch.testing.assert_close(batchnorm_inference(x, gain, bias, mean=mean, var=var), expected)
+    gradients = batchnorm_inference_backward(dout, x, gain, mean=mean, var=var)
+    for gradient, reference in zip(
+        gradients, torch.autograd.grad(expected, leaves, dout), strict=True
+    ):
+        torch.testing.assert_close(gradient, reference)
+
+
+@pytest.mark.parametrize("correction", [0, 1])
+def test_statistics_are_those_of_the_batch(batch: tuple[Tensor, ...], correction: int) -> None:
+    x, gain, bias, _ = batch
+    result = batchnorm(x, gain, bias, correction=correction)
+    torch.testing.assert_close(result.mean, x.mean(0, keepdim=True))
+    torch.testing.assert_close(result.var, x.var(0, correction=correction, keepdim=True))
+
+
+def test_squares_that_overflow_float16() -> None:
+    x = torch.tensor([[-300.0], [0.0], [300.0]], dtype=torch.float16)
+    one = ones(1, dtype=torch.float16)
+    assert batchnorm(x, one, one).out.isfinite().all()

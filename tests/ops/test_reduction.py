@@ -1,0 +1,77 @@
+"""Samples and bad inputs of the reductions."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import ones
+
+from backprop_ops import max, max_backward, mean, mean_backward, sum, sum_backward
+from tests.samples import bad, real, sample
+
+X = ones(2, 3)
+
+DIMENSIONS = [
+    bad(TypeError, "x must be a Tensor, came list", [1.0], dim=0),
+    bad(TypeError, "x must be a floating Tensor, came torch.int64", X.long(), dim=0),
+    bad(IndexError, "dim must lie in [-2, 1] for x of shape (2, 3), came 2", X, dim=2),
+    bad(TypeError, "dim must be an integer, came str '0'", X, dim="0"),
+]
+
+SAMPLES = {
+    "sum": [
+        sample(real("n c"), dim=1, keepdim=True),
+        sample(real("n c"), dim=0),
+        sample(real("n c d"), dim=(0, -1)),
+        sample(real("n c")),
+    ],
+    "mean": [
+        sample(real("n c"), dim=0, keepdim=True),
+        sample(real("n c"), dim=-1),
+        sample(real("n c d"), dim=(0, 2), keepdim=True),
+        sample(real("n c")),
+    ],
+    "max": [
+        sample(real("n c"), dim=1, keepdim=True),
+        sample(real("n c d"), dim=-2),
+    ],
+}
+
+BAD_INPUTS = {
+    "sum": [
+        *DIMENSIONS,
+        bad(ValueError, "dim must name each dimension once, came (0, -2)", X, dim=(0, -2)),
+    ],
+    "mean": [
+        *DIMENSIONS,
+        bad(ValueError, "x must have at least one element along dim=0", ones(0, 3), dim=0),
+        bad(ValueError, "x must have at least one element along dim=None", ones(0)),
+    ],
+    "max": [
+        *DIMENSIONS,
+        bad(ValueError, "x must have at least one element along dim=1", ones(3, 0), dim=1),
+    ],
+}
+
+
+def test_empty_as_in_torch() -> None:
+    assert sum(ones(0, 3), dim=0).tolist() == [0, 0, 0]
+    assert sum_backward(ones(3), ones(0, 3), dim=0).shape == (0, 3)
+    assert mean(ones(0, 3), dim=1).shape == (0,)
+    assert mean_backward(ones(0), ones(0, 3), dim=1).shape == (0, 3)
+    assert max(ones(0, 3), dim=1).shape == (0,)
+
+
+def test_scalar_as_in_torch() -> None:
+    x = torch.tensor(2.0)
+    assert sum(x) == mean(x) == max(x, dim=0) == 2
+    assert sum_backward(ones(()), x) == mean_backward(ones(()), x) == 1
+    assert max_backward(ones(()), x, dim=-1) == 1
+
+
+@pytest.mark.parametrize("dim", [0, 1])
+def test_one_of_several_largest_takes_the_gradient(dim: int) -> None:
+    x = ones(3, 4, requires_grad=True)
+    dout = torch.arange(1.0, 5 - dim)
+    (expected,) = torch.autograd.grad(x.max(dim).values, x, dout)
+    assert torch.equal(max_backward(dout, x.detach(), dim=dim), expected)
