@@ -8,10 +8,11 @@ not import torch.
 from __future__ import annotations
 
 import importlib
+import importlib.util
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # the pairs by star, so that a new pair needs no line here
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from backprop_ops.broadcasting import sum_to as sum_to
     from backprop_ops.comparison import Comparison as Comparison
@@ -45,25 +46,33 @@ def __getattr__(name: str) -> Any:
     if name in _HOME:
         value = getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
     elif name.startswith("_"):
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        raise _no_attribute(name)
+    # Before the pairs are looked for: `from backprop_ops import validate` asks here first.
+    elif importlib.util.find_spec(f"{__name__}.{name}"):
+        return importlib.import_module(f"{__name__}.{name}")
     else:
-        from backprop_ops.pair import find_pairs
-
-        pair = find_pairs().get(name.removesuffix("_backward"))
-        if name == "pairs":
-            value = find_pairs()
-        elif pair is None:
-            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        else:
-            value = pair.backward if name.endswith("_backward") else pair.forward
+        value = _pairs() if name == "pairs" else _half_of_a_pair(name)
     globals()[name] = value
     return value
 
 
-def __dir__() -> list[str]:
+def _pairs() -> Mapping[str, Pair]:
     from backprop_ops.pair import find_pairs
 
-    names = {*globals(), *_HOME, "pairs"}
-    for name in find_pairs():
-        names |= {name, f"{name}_backward"}
-    return sorted(names)
+    return find_pairs()
+
+
+def _half_of_a_pair(name: str) -> Callable[..., Any]:
+    pair = _pairs().get(name.removesuffix("_backward"))
+    if pair is None:
+        raise _no_attribute(name)
+    return pair.backward if name.endswith("_backward") else pair.forward
+
+
+def _no_attribute(name: str) -> AttributeError:
+    return AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    halves = [half for name in _pairs() for half in (name, f"{name}_backward")]
+    return sorted({*globals(), *_HOME, "pairs", *halves})

@@ -76,7 +76,7 @@ class Pair:
         inputs, options = _parameters(forward)
         hints = _hints(forward)
         slotted = {p: _has_slot(hints[p]) if p in hints else None for p in inputs}
-        fields, kept = _fields(name, hints.get("return", inspect.Parameter.empty), record)
+        fields, kept = _fields(name, hints, record)
 
         for field in fields:
             if field in inputs or field in options:
@@ -85,7 +85,7 @@ class Pair:
                     f"result; rename one of the two"
                 )
         asked = list(_signature(backward).parameters)
-        if kept is None:  # nothing annotated: the outputs are the fields whose upstream is taken
+        if kept is None:  # not annotated: the outputs are the fields whose upstream is taken
             outputs = tuple(f for f in fields if f"d{f}" in asked)
             kept = tuple(f for f in fields if f not in outputs)
         else:
@@ -277,9 +277,13 @@ def _has_slot(hint: Any) -> bool | None:
 
 
 def _fields(
-    name: str, returns: Any, record: type[tuple[Any, ...]] | None
+    name: str, hints: Mapping[str, Any], record: type[tuple[Any, ...]] | None
 ) -> tuple[tuple[str, ...], tuple[str, ...] | None]:
-    """The fields of a forward's result, and the kept ones (None: the record does not say)."""
+    """The fields of a forward's result, and the kept ones.
+
+    None for those where neither the forward nor its record is annotated: the backward tells.
+    """
+    returns = hints.get("return", Tensor)
     if isinstance(returns, type) and hasattr(returns, "_fields"):
         record = returns
     if record is None:
@@ -290,10 +294,10 @@ def _fields(
             )
         return ("out",), ()
     fields: tuple[str, ...] = record._fields  # type: ignore[attr-defined]  # a NamedTuple has it
-    hints = _hints(record)
-    if not hints:
+    field_hints = _hints(record)
+    kept = tuple(f for f in fields if _is_kept(field_hints.get(f)))
+    if not kept and not hints:
         return fields, None
-    kept = tuple(f for f in fields if _is_kept(hints.get(f)))
     outputs = tuple(f for f in fields if f not in kept)
     if fields != outputs + kept:
         raise PairError(

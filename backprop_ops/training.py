@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
-import pickle
 import signal
 import threading
 from collections.abc import Iterator
@@ -157,7 +157,7 @@ def load_checkpoint(file: Path) -> Checkpoint:
         content = torch.load(file, map_location="cpu", weights_only=True)
     except OSError as error:
         raise CheckpointError(f"{file}: {error.strerror or error}") from None
-    except (RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError):
+    except Exception:  # what reading a file of another kind raises has no common type
         raise CheckpointError(f"{file}: not a checkpoint, or a damaged one") from None
     try:
         if content.pop("format") != _FORMAT:
@@ -175,7 +175,7 @@ def load_checkpoint(file: Path) -> Checkpoint:
 def check_writable(file: Path) -> None:
     """Raise the OSError that `Training.save` would, before the work begins."""
     if file.is_dir():
-        raise IsADirectoryError(f"{file}: is a folder")
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
     temporary = _temporary(file)
     temporary.touch()
     temporary.unlink()

@@ -1,0 +1,228 @@
+"""The command line, as a user runs it: in a process of its own."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from backprop_ops.__main__ import main
+from backprop_ops.data import Dataset
+from backprop_ops.network import LECTURE_ROWS
+from backprop_ops.training import Options, Training, load_checkpoint
+
+ROW = re.compile(
+    r"^(\w+) +\| exact: (True|False) *\| approximate: (True|False) *\| maxdiff: (\S+)$"
+)
+
+
+def run(*arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "backprop_ops", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        env={**os.environ, **environment},
+        timeout=300,
+    )
+
+
+def rows(output: str) -> list[tuple[str, ...]]:
+    return [match.groups() for line in output.splitlines() if (match := ROW.match(line))]
+
+
+def assert_refused(
+    capsys: pytest.CaptureFixture[str], arguments: tuple[object, ...], message: str
+) -> None:
+    """In one line and with exit status 2, in this process: it is over before the work begins."""
+    with pytest.raises(SystemExit) as exit_:
+        main([*map(str, arguments)])
+    stdout, stderr = capsys.readouterr()
+    assert exit_.value.code == 2
+    assert stdout == ""
+    assert len(stderr.splitlines()) == 1
+    assert message in stderr
+
+
+@pytest.mark.parametrize("capability", ["default", "avx2", "avx512"])
+def test_26_rows_are_exact(capability: str) -> None:
+    order = ["DEFAULT", "AVX2", "AVX512"]
+    fastest = torch.backends.cpu.get_cpu_capability()
+    if capability.upper() in order and fastest in order:
+        if order.index(capability.upper()) > order.index(fastest):
+            pytest.skip(f"this processor has no {capability}")
+    else:
+        pytest.skip(f"{capability} is not a capability of this kind of processor, {fastest}")
+    result = run("check", ATEN_CPU_CAPABILITY=capability)
+    assert result.returncode == 0
+    found = rows(result.stdout)
+    assert found[:26] == [(name, "True", "True", "0.0") for name in LECTURE_ROWS]
+    assert [row[0] for row in found[26:]] == ["logits", "hprebn"]
+    assert result.stdout.splitlines()[-1] == "correct: 26 of 26 rows exact, all 28 approximate"
+
+
+def test_check_of_the_lectures_names(lecture_file: Path) -> None:
+    result = run("check", "--names", lecture_file)
+    assert result.returncode == 0
+    assert "torch.Size([182625, 3]) torch.Size([182625])" in result.stdout
+    assert "\n4137 parameters\n" in result.stdout
+    assert [row[1:] for row in rows(result.stdout)[:26]] == [("True", "True", "0.0")] * 26
+
+
+def test_check_with_options(few_file: Path) -> None:
+    result = run(
+        *("check", "--names", few_file, "--hidden", 20, "--batch-size", 9, "--seed", 1),
+        *("--dtype", "float64"),
+    )
+    assert result.returncode == 0
+    assert [row[1] for row in rows(result.stdout)[:26]] == ["True"] * 26
+
+
+def test_a_wrong_row_is_exit_status_1(few_file: Path, tmp_path: Path) -> None:
+    (tmp_path / "broken.py").write_text(
+        "import sys, backprop_ops.network as network\n"
+        "from backprop_ops.__main__ import main\n"
+        "network.tanh_backward = lambda dout, out: dout * (1 - out)\n"
+        "sys.exit(main())\n"
+    )
+    result = subprocess.run(
+        [sys.executable, tmp_path / "broken.py", "check", "--names", few_file],
+        capture_output=True,
+        text=True,
+    )
+    assert result.returncode == 1
+    assert "wrong: not approximate: hpreact, bngain" in result.stdout
+
+
+def test_train_save_resume_sample(few_file: Path, tmp_path: Path) -> None:
+    whole, part = tmp_path / "whole.pt", tmp_path / "part.pt"
+    options = ("--names", few_file, "--hidden", 20)
+    first = run("train", *options, "--steps", 300, "--save", whole, "--check-gradients", 3)
+    assert first.returncode == 0, first.stderr
+    assert first.stderr == ""
+    assert [row[0] for row in rows(first.stdout)] == [
+        "C",
+        "W1",
+        "b1",
+        "W2",
+        "b2",
+        "bngain",
+        "bnbias",
+    ]
+    assert all(row[2] == "True" for row in rows(first.stdout))
+    lines = first.stdout.splitlines()[8:]
+    assert re.fullmatch(r"      0/    300: \d\.\d{4}", lines[0])
+    for name, line in zip(("train", "val", "test"), lines[1:4], strict=True):
+        assert re.fullmatch(rf"{name} \d\.\d{{4}}", line)
+    assert len(lines) == 4 + 20
+
+    assert run("train", *options, "--steps", 100, "--save", part).returncode == 0
+    second = run("train", "--names", few_file, "--steps", 300, "--resume", part, "--save", part)
+    assert second.returncode == 0, second.stderr
+    assert second.stdout.splitlines() == lines[1:]
+    for a, b in zip(
+        load_checkpoint(whole).parameters, load_checkpoint(part).parameters, strict=True
+    ):
+        assert torch.equal(a, b)
+
+    sample = run("sample", "--from", whole, "--count", 20)
+    assert sample.stdout.splitlines() == lines[4:]
+    other = run("sample", "--from", whole, "--count", 5, "--seed", 1)
+    assert len(other.stdout.splitlines()) == 5
+
+
+def test_interrupted_run_goes_on_with_the_same_bits(few_file: Path, tmp_path: Path) -> None:
+    whole, part = tmp_path / "whole.pt", tmp_path / "part.pt"
+    arguments = ("train", "--names", few_file, "--hidden", 20, "--steps", 4000)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "backprop_ops", *map(str, arguments), "--save", str(part)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout
+    assert process.stdout.readline().startswith("      0/   4000: ")
+    time.sleep(0.3)
+    process.send_signal(signal.SIGINT)
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 130
+    step = load_checkpoint(part).step
+    assert stderr == f"interrupted after {step} steps; go on with --resume {part}\n"
+    assert 0 < step < 4000
+
+    assert run(*arguments, "--save", whole).returncode == 0
+    assert run(*arguments, "--resume", part, "--save", part).returncode == 0
+    for a, b in zip(
+        load_checkpoint(whole).parameters, load_checkpoint(part).parameters, strict=True
+    ):
+        assert torch.equal(a, b)
+
+
+BAD_ARGUMENTS = {
+    "no command": ((), "required: COMMAND"),
+    "unknown command": (("chek",), "invalid choice: 'chek'"),
+    "unknown option": (("check", "--hiden", 3), "unrecognized arguments: --hiden"),
+    "batch of one": (("check", "--batch-size", 1), "variance divides by n - 1"),
+    "training batch of one": (("train", "--batch-size", 1), "variance divides by n - 1"),
+    "no hidden units": (("check", "--hidden", 0), "--hidden: '0' is no integer of 1 or more"),
+    "text for a number": (("train", "--steps", "many"), "--steps: 'many' is no integer"),
+    "negative seed": (("check", "--seed", -1), "--seed: '-1' is no integer of 0 or more"),
+    "infinite rate": (("train", "--lr", "inf"), "--lr: 'inf' is no finite number above 0"),
+    "unknown precision": (("check", "--dtype", "float8"), "invalid choice: 'float8'"),
+    "missing names": (("check", "--names", "none.txt"), "none.txt: No such file or directory"),
+    "folder of names": (("train", "--names", "."), ".: Is a directory"),
+    "nowhere to save": (("train", "--save", "none/run.pt"), "none/run.pt: No such file"),
+    "folder to save": (("train", "--save", "."), "--save: .: Is a directory"),
+    "no checkpoint": (("train", "--resume", "none.pt"), "none.pt: No such file or directory"),
+    "no network": (("sample", "--from", "none.pt"), "none.pt: No such file or directory"),
+    "sample of what": (("sample",), "required: --from"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("arguments", "message"), BAD_ARGUMENTS.values(), ids=BAD_ARGUMENTS)
+def test_bad_arguments(
+    capsys: pytest.CaptureFixture[str], arguments: tuple[object, ...], message: str
+) -> None:
+    assert_refused(capsys, arguments, message)
+
+
+def test_refused_as_a_process(tmp_path: Path) -> None:
+    result = run("check", "--names", tmp_path)
+    assert result.returncode == 2
+    expected = f"backprop-ops check: error: argument --names: {tmp_path}: Is a directory\n"
+    assert result.stderr == expected
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--hidden", 21), "--hidden: {} was trained with 20, came 21"),
+        (("--steps", 5), "--steps: {} has 10 steps behind it, came 5 in all"),
+    ],
+)
+def test_resumed_with_other_options(
+    capsys: pytest.CaptureFixture[str],
+    few: Dataset,
+    few_file: Path,
+    tmp_path: Path,
+    options: tuple[object, ...],
+    message: str,
+) -> None:
+    file = tmp_path / "run.pt"
+    training = Training.start(Options(hidden=20), few)
+    training.step = 10
+    training.save(file)
+    arguments = ("train", "--names", few_file, "--resume", file, *options)
+    assert_refused(capsys, arguments, message.format(file))
+
+
+def test_help_needs_no_torch() -> None:
+    code = "import sys; from backprop_ops.__main__ import main\ntry: main(['--help'])\n"
+    code += "except SystemExit: assert 'torch' not in sys.modules"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True).returncode == 0
