@@ -6,6 +6,7 @@ import argparse
 import math
 import sys
 import textwrap
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -29,6 +30,8 @@ class _Parser(argparse.ArgumentParser):
 
 
 def main(argv: Sequence[str] | None = None) -> int:
+    # torch says so on import where there is no numpy, which nothing here needs.
+    warnings.filterwarnings("ignore", message="Failed to initialize NumPy")
     parser = _Parser(
         prog="backprop-ops", description="Hand-written backward passes, checked against autograd."
     )
