@@ -222,6 +222,17 @@ def test_resumed_with_other_options(
     assert_refused(capsys, arguments, message.format(file))
 
 
+def test_reader_that_has_seen_enough(few_file: Path) -> None:
+    command = [sys.executable, "-m", "backprop_ops", "check", "--names", str(few_file)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert process.stdout
+    assert process.stderr
+    process.stdout.close()
+    assert process.stderr.read() == b""
+    process.stderr.close()
+    assert process.wait(timeout=60) == 1
+
+
 def test_help_needs_no_torch() -> None:
     code = "import sys; from backprop_ops.__main__ import main\ntry: main(['--help'])\n"
     code += "except SystemExit: assert 'torch' not in sys.modules"
