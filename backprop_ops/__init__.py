@@ -15,6 +15,11 @@ if TYPE_CHECKING:  # the pairs by star, so that a new pair needs no line here
     from collections.abc import Callable, Mapping
 
     from backprop_ops.broadcasting import sum_to as sum_to
+    from backprop_ops.checker import BackwardError as BackwardError
+    from backprop_ops.checker import Failure as Failure
+    from backprop_ops.checker import Report as Report
+    from backprop_ops.checker import assert_backward as assert_backward
+    from backprop_ops.checker import check as check
     from backprop_ops.comparison import Comparison as Comparison
     from backprop_ops.comparison import cmp as cmp
     from backprop_ops.comparison import compare as compare
@@ -33,6 +38,11 @@ if TYPE_CHECKING:  # the pairs by star, so that a new pair needs no line here
 
 _HOME = {
     "sum_to": "broadcasting",
+    "BackwardError": "checker",
+    "Failure": "checker",
+    "Report": "checker",
+    "assert_backward": "checker",
+    "check": "checker",
     "Comparison": "comparison",
     "cmp": "comparison",
     "compare": "comparison",

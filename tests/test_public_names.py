@@ -17,7 +17,22 @@ def test_every_pair_is_public() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["cmp", "compare", "Comparison", "Kept", "Index", "Pair", "sum_to", "pairs"]
+    "name",
+    [
+        "check",
+        "assert_backward",
+        "Report",
+        "Failure",
+        "BackwardError",
+        "cmp",
+        "compare",
+        "Comparison",
+        "Kept",
+        "Index",
+        "Pair",
+        "sum_to",
+        "pairs",
+    ],
 )
 def test_public_name(name: str) -> None:
     assert name in dir(backprop_ops)
