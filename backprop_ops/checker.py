@@ -382,8 +382,8 @@ def _own(case: Case) -> Case:
 
 def _same_bytes(x: Tensor, y: Tensor) -> bool:
     """Equal in every bit, nan and the sign of zero included."""
-    x, y = x.detach().contiguous(), y.detach().contiguous()
-    return torch.equal(x.reshape(-1).view(torch.uint8), y.reshape(-1).view(torch.uint8))
+    x, y = (t.detach().flatten().clone() for t in (x, y))
+    return torch.equal(x.view(torch.uint8), y.view(torch.uint8))
 
 
 def _code(pair: Pair, case: Case) -> str:

@@ -1,4 +1,4 @@
-"""The harder cases made of one sample: upstreams, layouts, values, options, precisions."""
+"""The harder cases made of one sample: upstreams, layouts, shapes, values, options, precisions."""
 
 from __future__ import annotations
 
@@ -13,6 +13,9 @@ from backprop_ops.pair import Pair, takes_gradient
 
 Arguments = Mapping[str, Any]
 Upstreams = dict[str, Tensor]
+
+BEYOND_ONE_BLOCK = 129  # where a kernel that works in blocks has a tail
+MOST_ELEMENTS = 2**16  # of a sample that is made larger
 
 PRECISIONS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
@@ -50,13 +53,23 @@ def variations(pair: Pair, sample: Case, generator: torch.Generator) -> Iterator
     """Every harder case of which the forward makes something finite."""
     yield from _upstreams(sample, generator)
     yield from _layouts(pair, sample)
-    for name, arguments in _arguments(pair, sample.arguments, generator):
-        try:
-            outputs = outputs_of(pair, arguments)
-        except Exception:  # the forward does not take it: nothing to ask of the backward
-            continue
-        if all(bool(output.isfinite().all()) for output in outputs.values()):
+    for name, arguments in (
+        *_arguments(pair, sample.arguments, generator),
+        *_shapes(pair, sample.arguments, generator),
+    ):
+        outputs = _accepted(pair, arguments)
+        if outputs is not None:
             yield Case(name, arguments, drawn(outputs, generator))
+
+
+def _accepted(pair: Pair, arguments: Arguments) -> dict[str, Tensor] | None:
+    """The outputs, where the forward makes something finite of the arguments."""
+    try:
+        outputs = outputs_of(pair, arguments)
+    except Exception:  # it does not take them: nothing to ask of the backward
+        return None
+    finite = all(bool(output.isfinite().all()) for output in outputs.values())
+    return outputs if finite else None
 
 
 def _upstreams(sample: Case, generator: torch.Generator) -> Iterator[Case]:
@@ -93,6 +106,8 @@ def _layouts(pair: Pair, sample: Case) -> Iterator[Case]:
             value = sample.arguments[name]
             if isinstance(value, Tensor) and value.dim():
                 arguments = {**sample.arguments, name: lay_out(value)}
+                if _accepted(pair, arguments) is None:
+                    continue
                 yield Case(f"{name} is {layout}", arguments, sample.upstreams, same_values=True)
 
 
@@ -148,6 +163,63 @@ def _values(
             ("around 100", 100 + noise),
         ):
             yield f"{name} is {what}", {**arguments, name: values}
+
+
+def _shapes(
+    pair: Pair, arguments: Arguments, generator: torch.Generator
+) -> Iterator[tuple[str, Arguments]]:
+    """Each size one larger, one smaller, 1 and above one block, wherever it stands or in one place.
+
+    Sizes that are equal have to move together in most forwards; where the forward also takes one of
+    them alone, that is another case. A size of 1 is tried only where one larger is accepted too:
+    elsewhere it is accepted as broadcasting alone, and means something else.
+    """
+    places = [
+        (name, d)
+        for name, value in arguments.items()
+        if name in pair.inputs and isinstance(value, Tensor)
+        for d in range(value.dim())
+    ]
+    sizes = {place: arguments[place[0]].shape[place[1]] for place in places}
+    together = [[p for p in places if sizes[p] == size] for size in sorted(set(sizes.values()))]
+    alone = [[place] for place in places if [place] not in together]
+    for group in [*together, *alone]:
+        size = sizes[group[0]]
+        if size == 0:
+            continue
+        where = " and ".join(f"{name}.shape[{d}]" for name, d in group)
+        larger = _resized(arguments, group, size + 1, generator)
+        if _accepted(pair, larger) is None:
+            continue
+        yield f"{where} is {size + 1}", larger
+        for other in {size - 1, 1, BEYOND_ONE_BLOCK} - {0, size, size + 1}:
+            if other != BEYOND_ONE_BLOCK or _elements(arguments, group, other) <= MOST_ELEMENTS:
+                yield f"{where} is {other}", _resized(arguments, group, other, generator)
+
+
+def _elements(arguments: Arguments, group: list[tuple[str, int]], size: int) -> int:
+    """The elements of the largest tensor, should a group of dimensions have another size."""
+    elements: dict[str, int] = {name: arguments[name].numel() for name, _ in group}
+    for name, d in group:
+        elements[name] = elements[name] // arguments[name].shape[d] * size
+    return max(elements.values())
+
+
+def _resized(
+    arguments: Arguments, group: list[tuple[str, int]], size: int, generator: torch.Generator
+) -> Arguments:
+    """The sample with its elements repeated or left out; repeated floating ones are no ties."""
+    resized = dict(arguments)
+    for name, d in group:
+        x = resized[name]
+        rows = torch.arange(size, device=x.device) % x.shape[d]
+        resized[name] = x.index_select(d, rows)
+    for name in {name for name, _ in group}:
+        x = resized[name]
+        if x.is_floating_point():
+            jitter = torch.rand(x.shape, generator=generator).to(x.device, x.dtype)
+            resized[name] = x * (1 + jitter / 4)
+    return resized
 
 
 def _transposed(x: Tensor) -> Tensor:

@@ -241,6 +241,30 @@ WRONG: dict[str, tuple[Any, Any, tuple[Any, ...], dict[str, Any], str, str | Non
     "second upstream ignored": (
         *(both, lambda dlow, dhigh, x: dlow + 2 * x, (X,), {}, "zero", "upstream-ignored"),
     ),
+    "hard-coded size": (
+        mean,
+        lambda dout, x: (dout / 6).expand(x.shape),
+        (X,),
+        {},
+        "value",
+        "factor",
+    ),
+    "tail left out": (
+        square,
+        lambda dout, x: 2 * x * dout * (torch.arange(x.shape[1]) < 128),
+        (X,),
+        {},
+        "value",
+        None,
+    ),
+    "size one left out": (
+        matmul,
+        lambda dout, x, y: (dout.squeeze() @ y.mT, x.mT @ dout),
+        (X, W),
+        {},
+        "call",
+        None,
+    ),
     "bessel": (norm, lambda dout, x: norm_backward(dout, x, 1), (X,), {}, "value", None),
     "eps outside": (
         *(norm, lambda dout, x: norm_backward(dout, x, root=True), (X,), {}, "value", None),
