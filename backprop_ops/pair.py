@@ -9,6 +9,7 @@ parameters or a field of its result. It returns one gradient per slot, in the fo
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 import importlib
 import inspect
@@ -57,7 +58,7 @@ class Pair:
     outputs: tuple[str, ...]
     kept: tuple[str, ...]
     saved: tuple[str, ...]
-    slotted: Mapping[str, bool | None]
+    slotted: Mapping[str, bool | None] = dataclasses.field(compare=False)
     """Whether an input has a gradient slot; None where no annotation says so: the call decides."""
 
     @classmethod

@@ -90,7 +90,7 @@ def shape(x: Tensor, shape: Sequence[int]) -> None:
     """``shape`` has as many elements as ``x``, with one size left as -1 at most."""
     if not isinstance(shape, (tuple, list)) or not all(isinstance(size, int) for size in shape):
         raise TypeError(f"shape must be a tuple of integers, came {_came(shape)}")
-    known = math.prod(size for size in shape if size != -1)
+    known = math.prod([size for size in shape if size != -1])
     free = len(shape) - sum(size != -1 for size in shape)
     fits = x.numel() == known if free == 0 else known and x.numel() % known == 0
     if free > 1 or any(size < -1 for size in shape) or not fits:
@@ -168,6 +168,8 @@ def classes(name: str, scores: Tensor, target: Tensor) -> None:
 def batchnorm(x: Tensor, gain: Tensor, bias: Tensor, eps: float, correction: int) -> None:
     """x (n, c), gain and bias of one shape, (c) or (1, c), and n greater than correction."""
     _normalization(x, gain, bias, eps)
+    if eps == 0:
+        raise ValueError("eps must be above 0, came 0: a column of one value has no deviation")
     if not isinstance(correction, int):
         raise TypeError(f"correction must be an integer, came {_came(correction)}")
     if correction < 0:
@@ -213,11 +215,11 @@ def index_range(name: str, tensor: Tensor, size: int, what: str) -> Iterator[Non
     try:
         yield
     except (IndexError, RuntimeError) as error:
-        if "out of range" not in str(error) and "out of bounds" not in str(error):
-            raise
+        least, most = int(tensor.min()), int(tensor.max())
+        if least >= 0 and most < size:
+            raise error
         raise IndexError(
-            f"{name} must lie in [0, {size - 1}], the {what}, "
-            f"came [{tensor.min().item()}, {tensor.max().item()}]"
+            f"{name} must lie in [0, {size - 1}], the {what}, came [{least}, {most}]"
         ) from None
 
 

@@ -46,6 +46,7 @@ def test_bound_by_name() -> None:
     assert pair.outputs == ("out", "total")
     assert pair.kept == ("scale",)
     assert pair.saved == ("x", "y", "scale", "factor")
+    assert len({pair, Pair.bind(scaled, scaled_backward)}) == 1
 
 
 def test_called_by_name() -> None:

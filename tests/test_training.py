@@ -175,12 +175,13 @@ def test_running_statistics_are_pytorchs() -> None:
 
 
 def test_first_interrupt_waits_for_the_step() -> None:
+    before = signal.getsignal(signal.SIGINT)
     with interruption() as requested:
         signal.raise_signal(signal.SIGINT)
         assert requested.is_set()
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert signal.getsignal(signal.SIGINT) is before
 
 
 def test_threads_are_left_as_they_were() -> None:

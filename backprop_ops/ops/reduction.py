@@ -40,7 +40,7 @@ def mean_backward(
     dout: Tensor, x: Tensor, *, dim: int | tuple[int, ...] | None = None, keepdim: bool = False
 ) -> Tensor:
     """dx = dout / n, repeated over ``dim``; a view, stride 0 along ``dim``"""
-    n = math.prod(x.shape[d] for d in _reduced(x, dim))
+    n = math.prod([x.shape[d] for d in _reduced(x, dim)])
     dx = _unreduced(dout / n, x, dim, keepdim).expand(x.shape)
     return dx
 

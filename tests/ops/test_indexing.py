@@ -26,6 +26,8 @@ BAD_INPUTS = {
         bad(ValueError, "weight must be of shape (rows, width)", tensor([0]), ones(3)),
         bad(IndexError, "index must lie in [0, 2], the rows of weight", tensor([0, 3]), W),
         bad(IndexError, "came [-1, 0]", tensor([0, -1]), W),
+        bad(IndexError, "came [7, 7]", tensor([7]), ones(3, 0)),
+        bad(IndexError, "came [0, 0]", tensor([0]), ones(0, 2)),
     ]
 }
 
