@@ -26,6 +26,9 @@ INTERRUPTED = 130  # the exit status of what Ctrl-C ended
 
 
 class _Parser(argparse.ArgumentParser):
+    def __init__(self, **options: Any) -> None:
+        super().__init__(allow_abbrev=False, **options)
+
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"{self.prog}: error: {message}\n")
 
@@ -96,7 +99,9 @@ def _check(arguments: argparse.Namespace) -> int:
         return 0
     print(f"wrong: not approximate: {', '.join(wrong)}")
     if arguments.dtype != "float64":
-        print("(whether it is rounding alone, as on a batch of 2 or 3 rows: --dtype float64)")
+        print(
+            "(whether it is rounding alone, as on a batch of few or of equal rows: --dtype float64)"
+        )
     return 1
 
 
@@ -138,12 +143,18 @@ def _add_train(commands: argparse._SubParsersAction[_Parser]) -> None:
 def _train(arguments: argparse.Namespace) -> int:
     import torch
 
+    from backprop_ops.training import DivergedError
+
     run = _training(arguments)
     with torch.no_grad():
         if arguments.check_gradients and not _check_gradients(run, arguments):
             return 1
-        if not _steps(run, arguments):
-            return INTERRUPTED
+        try:
+            if not _steps(run, arguments):
+                return INTERRUPTED
+        except (DivergedError, OSError) as error:
+            print(f"stopped after {run.step} steps: {error}", file=sys.stderr)
+            return 1
         _evaluate(run)
     return 0
 
@@ -186,6 +197,8 @@ def _check_gradients(run: Training, arguments: argparse.Namespace) -> bool:
     from backprop_ops.training import compare_with_autograd, worst
 
     copy, steps = run.copy(), min(arguments.check_gradients, arguments.steps - run.step)
+    if steps == 0:
+        return True
     comparisons = []
     for _ in range(steps):
         before = copy.copy().parameters
@@ -219,6 +232,7 @@ def _steps(run: Training, arguments: argparse.Namespace) -> bool:
             if run.step % 100 == 0:
                 bar.set_postfix(loss=f"{step.loss.item():.4f}", refresh=False)
                 bar.update(run.step - bar.n)
+        run.require_finite()
         if save is not None:
             run.save(save)
     if run.step < steps:

@@ -252,7 +252,7 @@ def _hints(annotated: Any) -> dict[str, Any]:
     """
     try:
         return typing.get_type_hints(annotated, include_extras=True)
-    except NameError:
+    except Exception:  # whatever the text of an annotation evaluates to
         hints = {}
         for name, annotation in annotated.__annotations__.items():
             lone = types.SimpleNamespace(__annotations__={name: annotation})
@@ -262,7 +262,7 @@ def _hints(annotated: Any) -> dict[str, Any]:
                         lone, getattr(annotated, "__globals__", None), include_extras=True
                     )
                 )
-            except NameError:
+            except Exception:  # as above
                 continue
         return hints
 

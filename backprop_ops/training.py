@@ -6,12 +6,13 @@ import contextlib
 import errno
 import os
 import signal
+import tempfile
 import threading
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import FrameType
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -41,6 +42,10 @@ _FORMAT = 1  # of a checkpoint
 
 class CheckpointError(ValueError):
     """A checkpoint that cannot be used; the message names the file and what is wrong."""
+
+
+class DivergedError(ArithmeticError):
+    """A training whose parameters are no longer numbers; what was saved before is kept."""
 
 
 @dataclass(frozen=True)
@@ -117,12 +122,23 @@ class Training:
             "alphabet": self.dataset.alphabet,
             "digest": self.dataset.digest,
         }
-        temporary = _temporary(file)
-        with temporary.open("wb") as stream:
-            torch.save(checkpoint, stream)
-            stream.flush()
-            os.fsync(stream.fileno())
-        temporary.replace(file)
+        self.require_finite()
+        target = file.resolve()
+        with _temporary_beside(target) as stream:
+            try:
+                torch.save(checkpoint, stream)
+                stream.flush()
+                os.fsync(stream.fileno())
+                os.replace(stream.name, target)
+            except BaseException:
+                os.unlink(stream.name)
+                raise
+
+    def require_finite(self) -> None:
+        """Raise DivergedError where a parameter is infinite or nan."""
+        for name, parameter in self.parameters._asdict().items():
+            if not parameter.isfinite().all():
+                raise DivergedError(f"{name} is no longer finite; try a lower --lr")
 
     @classmethod
     def resume(cls, file: Path, dataset: Dataset) -> Training:
@@ -176,9 +192,10 @@ def check_writable(file: Path) -> None:
     """Raise the OSError that `Training.save` would, before the work begins."""
     if file.is_dir():
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
-    temporary = _temporary(file)
-    temporary.touch()
-    temporary.unlink()
+    if file.exists() and not file.is_file():
+        raise OSError(errno.EINVAL, "not a regular file")
+    with _temporary_beside(file.resolve()) as stream:
+        os.unlink(stream.name)
 
 
 def compare_with_autograd(parameters: Parameters, step: Step) -> list[Comparison]:
@@ -277,8 +294,10 @@ def interruption() -> Iterator[threading.Event]:
         signal.signal(signal.SIGINT, before)
 
 
-def _temporary(file: Path) -> Path:
-    return file.with_name(f"{file.name}.tmp")
+def _temporary_beside(file: Path) -> IO[bytes]:
+    return tempfile.NamedTemporaryFile(
+        dir=file.parent, prefix=f"{file.name}.", suffix=".tmp", delete=False
+    )
 
 
 def _check_shapes(checkpoint: Checkpoint) -> None:

@@ -15,12 +15,10 @@ import torch
 from torch import Tensor
 
 
-def floating(**tensors: Tensor | None) -> None:
-    """Floating Tensors of one dtype; None stands for one that was left out."""
+def floating(**tensors: Tensor) -> None:
+    """Floating Tensors of one dtype."""
     first: tuple[str, Tensor] | None = None
     for name, tensor in tensors.items():
-        if tensor is None:
-            continue
         _tensor(name, tensor)
         if not tensor.is_floating_point():
             raise TypeError(f"{name} must be a floating Tensor, came {tensor.dtype}")
@@ -35,7 +33,7 @@ def broadcastable(**operands: Tensor | float) -> None:
     """Floating Tensors of one dtype whose shapes broadcast, and numbers, but not numbers alone."""
     tensors = {}
     for name, operand in operands.items():
-        if isinstance(operand, (int, float)):
+        if isinstance(operand, (int, float)) and not isinstance(operand, bool):
             continue
         if not isinstance(operand, Tensor):
             raise TypeError(f"{name} must be a Tensor or a number, came {_came(operand)}")
@@ -117,7 +115,7 @@ def matmul(x: Tensor, y: Tensor) -> None:
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> None:
     """x (…, in), weight (in, out), bias (out) or (1, out) or None, of one floating dtype."""
-    floating(x=x, weight=weight, bias=bias)
+    floating(x=x, weight=weight, **({} if bias is None else {"bias": bias}))
     if x.dim() == 0:
         raise ValueError("x must have a last dimension of features, came a scalar")
     if weight.dim() != 2 or weight.shape[0] != x.shape[-1]:
@@ -168,8 +166,8 @@ def classes(name: str, scores: Tensor, target: Tensor) -> None:
 def batchnorm(x: Tensor, gain: Tensor, bias: Tensor, eps: float, correction: int) -> None:
     """x (n, c), gain and bias of one shape, (c) or (1, c), and n greater than correction."""
     _normalization(x, gain, bias, eps)
-    if eps == 0:
-        raise ValueError("eps must be above 0, came 0: a column of one value has no deviation")
+    if eps < torch.finfo(torch.promote_types(x.dtype, torch.float32)).tiny:
+        raise ValueError(f"eps must be above 0, came {eps}: equal rows have no deviation")
     if not isinstance(correction, int):
         raise TypeError(f"correction must be an integer, came {_came(correction)}")
     if correction < 0:

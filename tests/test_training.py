@@ -13,6 +13,7 @@ from backprop_ops.network import Statistics, calibrate
 from backprop_ops.training import (
     LONGEST_NAME,
     CheckpointError,
+    DivergedError,
     Options,
     Training,
     compare_with_autograd,
@@ -101,6 +102,16 @@ def test_a_save_that_fails_keeps_the_one_before(
     with pytest.raises(OSError, match="disk full"):
         advanced(run, 1).save(file)
     assert load_checkpoint(file).step == 0
+    assert [file.name for file in tmp_path.iterdir()] == ["run.pt"]
+
+
+def test_diverged_training_is_not_saved(few: Dataset, tmp_path: Path) -> None:
+    run = Training.start(SMALL, few)
+    run.save(tmp_path / "run.pt")
+    run.parameters.W2[0, 0] = torch.nan
+    with pytest.raises(DivergedError, match="W2 is no longer finite"):
+        run.save(tmp_path / "run.pt")
+    assert load_checkpoint(tmp_path / "run.pt").parameters.W2.isfinite().all()
 
 
 def test_other_data_are_refused(few: Dataset, tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ def embedding(index: Index, weight: Tensor) -> Tensor:
 def embedding_backward(dout: Tensor, index: Index, weight: Tensor) -> Tensor:
     """dweight[i] = Σ dout over the places where index is i: a row that was used twice gets both
 
-    The sum is kept in float32 for bfloat16 and float16, in which a long sum would stop growing.
+    The sum is kept in float32 for bfloat16 and float16.
     """
     rows = wide(dout.reshape(index.numel(), weight.shape[1]))
     none = torch.zeros_like(weight, dtype=rows.dtype)

@@ -35,6 +35,7 @@ BAD_INPUTS = {
     ],
     "linear": [
         bad(TypeError, "x must be a Tensor, came list", [1.0], ones(3, 4)),
+        bad(TypeError, "weight must be a Tensor, came NoneType", ones(2, 3), None),
         bad(ValueError, "in = 3, the last size of x, came (5, 4)", ones(2, 3), ones(5, 4)),
         bad(ValueError, "pass weight.T", ones(2, 3), ones(4, 3)),
         bad(ValueError, "bias must be of shape (4,)", ones(2, 3), ones(3, 4), ones(3)),

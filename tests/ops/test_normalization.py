@@ -48,6 +48,8 @@ BAD_INPUTS = {
         bad(ValueError, "x must have more than 1 row(s), came 1", X[:1], C, C),
         bad(ValueError, "x must have more than 0 row(s), came 0", X[:0], C, C, correction=0),
         bad(ValueError, "eps must be above 0, came 0", X, C, C, eps=0),
+        bad(ValueError, "eps must be above 0, came 1e-50", X, C, C, eps=1e-50),
+        bad(TypeError, "gain must be a Tensor, came NoneType", X, None, None),
         bad(ValueError, "correction must be 0 or more, came -1", X, C, C, correction=-1),
         bad(TypeError, "correction must be an integer, came float 1.0", X, C, C, correction=1.0),
     ],
