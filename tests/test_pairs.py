@@ -17,7 +17,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from backprop_ops import Comparison, Pair, pairs
+from backprop_ops import Comparison, Pair, check, pairs
 from tests.samples import Bad, Drawing, Sample, drawings
 
 
@@ -161,6 +161,15 @@ def test_drawn(pair: Pair, sample: Sample, data: st.DataObject) -> None:
     assume(all(fields[output].isfinite().all() for output in pair.outputs))
     for name, judged in examine(pair, sample, drawing).items():
         assert_close(pair, name, judged)
+
+
+# One sample of each, since `check` makes the others of it, in a fifth of a second or more.
+@pytest.mark.parametrize(("pair", "sample"), [s for s in SAMPLES if s.id in pairs])
+def test_check(pair: Pair, sample: Sample) -> None:
+    """By `check`, which also tries hostile values, layouts of the upstream, and sizes."""
+    args, options = Drawing(torch.float64).call(sample)
+    report = check(pair.forward, pair.backward, args, options, seed=0)
+    assert report, str(report)
 
 
 @pytest.mark.parametrize(("pair", "entry"), BAD_INPUTS)
