@@ -3,27 +3,39 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from backprop_ops import ambient
+from backprop_ops.attached import attached
 from backprop_ops.comparison import Comparison
 from backprop_ops.diagnosis import likely_mistake
-from backprop_ops.judging import Judge, autograd, call_forward
-from backprop_ops.pair import Pair, PairError
-from backprop_ops.variations import Case, sample_case, variations
+from backprop_ops.differences import Differences
+from backprop_ops.evidence import Evidence
+from backprop_ops.judging import Undifferentiable, autograd
+from backprop_ops.pair import Pair, function_name, make_record
+from backprop_ops.properties import Finding, Inspector
+from backprop_ops.shrinking import code, shrunk
+from backprop_ops.variations import Case, in_precision, smaller, variations
+
+PROPERTIES = frozenset(
+    """bind call count shape dtype purity alias zero linearity layout value repeat
+    state""".split()  # noqa: SIM905  # reads better
+)
 
 
 @dataclass(frozen=True)
 class Failure:
     """One thing that is wrong with a backward.
 
-    ``property``: what does not hold. ``variation``: how the case differs from the caller's own
-    sample, None where it is the sample. ``input``: whose gradient it is. ``mistake``: the key of
-    the likely mistake. ``reproduce``: code that shows it.
+    ``property``: what does not hold, one of ``PROPERTIES``. ``variation``: how the case differs
+    from the caller's own sample, None where it is the sample. ``input``: the gradient's name, None
+    where it is of no one gradient. ``mistake``: the key of the likely mistake, or None, and
+    ``explanation`` a sentence on it. ``reproduce``: code that shows it at the smallest input found.
     """
 
     property: str
@@ -31,6 +43,7 @@ class Failure:
     input: str | None
     message: str
     mistake: str | None
+    explanation: str
     reproduce: str
 
     def __str__(self) -> str:
@@ -38,33 +51,47 @@ class Failure:
         if self.variation is not None:
             lines.append(f"holds on your sample; fails when {self.variation}")
         if self.mistake is not None:
-            lines.append(f"likely mistake ({self.mistake})")
-        return "\n".join([*lines, f"reproduce: {self.reproduce}"])
+            lines.append(f"likely mistake ({self.mistake}): {self.explanation}")
+        indented = "\n".join(f"    {line}" for line in self.reproduce.splitlines())
+        return "\n".join([*lines, "reproduce:", indented])
 
 
 @dataclass(frozen=True)
 class Report:
-    """What `check` found; true if nothing is wrong."""
+    """What `check` found; true if nothing is wrong and something was proved.
+
+    ``comparisons``: each gradient against the judge's, on the caller's own sample in its own
+    precision. ``vacuous``: the gradients of which no case could prove anything.
+    """
 
     name: str
     comparisons: tuple[Comparison, ...]
     failures: tuple[Failure, ...]
     notes: tuple[str, ...]
     seed: int
+    vacuous: tuple[str, ...] = ()
 
     @property
     def ok(self) -> bool:
-        return not self.failures
+        return not self.failures and not self.proves_nothing
+
+    @property
+    def proves_nothing(self) -> bool:
+        return bool(self.comparisons) and len(self.vacuous) == len(self.comparisons)
 
     def __bool__(self) -> bool:
         return self.ok
 
     def __str__(self) -> str:
-        head = f"{self.name}: {'correct' if self.ok else 'wrong'} (seed {self.seed})"
+        verdict = "wrong" if self.failures else "vacuous" if self.proves_nothing else "correct"
+        head = f"{self.name}: {verdict}"
         table = [f"  {comparison}" for comparison in self.comparisons]
-        return "\n".join(
-            [head, *table, *map(str, self.failures), *map("note: {}".format, self.notes)]
-        )
+        notes = [*self.notes, f"seed {self.seed}"]
+        return "\n".join([head, *table, *map(str, self.failures), *map("note: {}".format, notes)])
+
+    def __repr__(self) -> str:
+        """As `str`: this is what a notebook and a failing ``assert check(...)`` show."""
+        return str(self)
 
 
 class BackwardError(AssertionError):
@@ -77,333 +104,300 @@ class BackwardError(AssertionError):
 
 def check(
     forward: Callable[..., Any],
-    backward: Callable[..., Any],
+    backward: Callable[..., Any] | None,
     args: tuple[Any, ...],
     kwargs: Mapping[str, Any] | None = None,
     *,
+    reference: Callable[..., Any] | None = None,
     seed: int | None = None,
     skip: Iterable[str] = (),
 ) -> Report:
     """Check ``backward`` against ``forward`` on one ordinary sample and on harder ones made of it.
 
-    ``args``: the forward's positional arguments, ``kwargs`` its keyword-only ones. ``seed``: of
-    what is drawn; a fresh one unless given, and the report states it. ``skip``: properties and
-    variations not to try. Raises PairError where the two are no pair, TypeError or ValueError
-    where the sample is none.
+    ``backward``: by hand, or None for the one that autograd already has for ``forward``: that of a
+    Function's ``apply``, of a custom op, of a compiled function. ``args``: the forward's positional
+    arguments, ``kwargs`` its keyword-only ones; on any device, where everything derived stays.
+    ``reference``: another forward that autograd can differentiate, for one that it cannot; without
+    one, finite differences judge. ``seed``: of what is drawn; a fresh one unless given, and the
+    report states it. ``skip``: properties and variations not to try, each listed in the notes.
+
+    Raises PairError where the two are no pair, TypeError or ValueError where the sample is none.
     """
     if not isinstance(args, tuple):
-        raise TypeError(f"args must be a tuple of {_name(forward)}'s arguments, came {_type(args)}")
+        raise TypeError(
+            f"args must be a tuple of {function_name(forward)}'s arguments, came {_type(args)}"
+        )
+    kwargs = {} if kwargs is None else kwargs
+    if not isinstance(kwargs, Mapping):
+        raise TypeError(
+            f"kwargs must be a dict of {function_name(forward)}'s options, came {_type(kwargs)}"
+        )
+    skipped = _names(skip).union(*map(_names, ambient.current.skips))
+    seed = ambient.current.seed if seed is None else seed
     seed = random.SystemRandom().getrandbits(32) if seed is None else seed
-    generator = torch.Generator().manual_seed(seed)
-    pair, arguments = _bind(forward, backward, args, kwargs or {})
-    sample = sample_case(pair, arguments, generator)
-    inspection = _Inspection(pair, frozenset(skip))
-    inspection.run(sample)
-    comparisons = inspection.comparisons(sample)
-    # What fails on the sample itself fails on most variations of it too.
-    if not inspection.failures:
-        for case in variations(pair, sample, generator):
-            inspection.run(case)
-    name = f"{pair.name}_backward"
-    return Report(name, comparisons, tuple(inspection.failures), tuple(inspection.notes), seed)
+    pair, arguments = _bind(forward, backward, args, kwargs)
+    judged_by = pair if backward is not None else None
+    if reference is not None:
+        judged_by = _referring(pair, reference)
+    report = _Check(pair, Inspector(pair, judged_by, skipped), skipped, seed).report(arguments)
+    ambient.current.observe(report)
+    return report
 
 
 def assert_backward(
     forward: Callable[..., Any],
-    backward: Callable[..., Any],
+    backward: Callable[..., Any] | None,
     args: tuple[Any, ...],
     kwargs: Mapping[str, Any] | None = None,
     *,
+    reference: Callable[..., Any] | None = None,
     seed: int | None = None,
     skip: Iterable[str] = (),
 ) -> None:
     """Raise BackwardError where `check`, with the same arguments, finds something wrong."""
-    report = check(forward, backward, args, kwargs, seed=seed, skip=skip)
+    __tracebackhide__ = True  # pytest shows the line that calls this one
+    report = check(forward, backward, args, kwargs, reference=reference, seed=seed, skip=skip)
     if not report:
         raise BackwardError(report)
 
 
+class _Check:
+    """One check on its way to the report."""
+
+    def __init__(self, pair: Pair, inspector: Inspector, skip: frozenset[str], seed: int) -> None:
+        self.pair = pair
+        self.inspector = inspector
+        self.skip = skip
+        self.seed = seed
+        self.skipped: set[str] = set()
+        self.failures: list[Failure] = []
+        self.notes: dict[str, None] = {}
+
+    def report(self, arguments: Mapping[str, Any]) -> Report:
+        sample = Case(None, "sample", arguments, self.seed % 2**62)
+        comparisons = self._comparisons(sample)
+        self._note_kept(arguments)
+        self._judges(sample)
+        self._ask(sample)
+        if not self.failures:  # what fails on the sample itself fails on most variations of it too
+            self._ask_variations(sample)
+        for name in sorted(self.skipped | (self.skip & PROPERTIES)):
+            self.notes[f"skipped: {name}"] = None
+        leaves = tuple(self.pair.leaves(arguments))
+        vacuous = tuple(f"d{name}" for name in leaves if name not in self.inspector.judged)
+        if self.failures:
+            vacuous = ()
+        for name in vacuous:
+            self.notes[
+                f"vacuous: nothing proves {name}; in every case tried it is zero to rounding, or "
+                f"empty"
+            ] = None
+        notes = (*self.notes, *self.inspector.notes.values())
+        name = f"{self.pair.name}_backward"
+        return Report(name, comparisons, tuple(self.failures), notes, self.seed, vacuous)
+
+    def _comparisons(self, sample: Case) -> tuple[Comparison, ...]:
+        """The rows: each gradient against the judge's, on the sample in its own precision."""
+        call = self.inspector.call(sample)
+        expected: dict[str, Tensor]
+        try:
+            if self.inspector.reference is None:
+                raise Undifferentiable
+            expected = autograd(self.inspector.reference, call.arguments, call.upstreams)
+        except Exception:  # no autograd, or none in this precision
+            expected = dict(self.inspector.judge(call.arguments, call.upstreams).expected)
+        try:
+            gradients = self.inspector.gradients(call)
+        except Exception:  # reported as a failure of `call` or `count`
+            return ()
+        leaves = self.pair.leaves(call.arguments)
+        return tuple(
+            Comparison.of(f"d{name}", gradients[name], value.to(leaves[name].dtype))
+            for name, value in expected.items()
+            if isinstance(gradients.get(name), Tensor)
+        )
+
+    def _note_kept(self, arguments: Mapping[str, Any]) -> None:
+        """A field without annotation that is neither an output nor asked for."""
+        fields = self.pair.fields(self.pair.call(arguments))
+        for name, value in fields.items():
+            unasked = name not in self.pair.outputs and name not in self.pair.saved
+            if unasked and isinstance(value, Tensor) and value.is_floating_point():
+                self.notes[f"{name}: taken as kept, since the backward has no d{name}"] = None
+
+    def _judges(self, sample: Case) -> None:
+        """Whether the two judges agree, and what the backward agrees with where they do not."""
+        pair = self.inspector.reference
+        if pair is None:
+            return
+        small = smaller(self.pair, sample)
+        call = self.inspector.call(small)
+        judge = self.inspector.judge(call.arguments, call.upstreams)
+        if isinstance(judge, Differences):
+            self.notes[
+                "autograd cannot differentiate the forward: finite differences of it are the judge"
+            ] = None
+            return
+        differences = Differences(pair, call.arguments, call.upstreams)
+        for name, value in judge.expected.items():
+            if not value.numel() or not value.isfinite().all():
+                continue
+            generator = torch.Generator().manual_seed(self.seed % 2**62)
+            direction = torch.randn(value.shape, generator=generator, dtype=torch.float64)
+            direction = direction.to(value.device)
+            slope = differences.along(name, direction)
+            said = (value * direction).sum().item()
+            allowed = 100 * slope.error + 1e-6 * (value * direction).abs().sum().item()
+            if not slope.least - allowed <= said <= slope.most + allowed and slope.error < abs(
+                said
+            ) + abs(slope.value):
+                self.notes[
+                    f"the judges disagree on d{name}: along a drawn direction autograd says "
+                    f"{said:.6g}, finite differences say {slope.value:.6g}; the forward detaches "
+                    f"something, or a part of it has another backward"
+                ] = None
+                self.inspector.disputed.add(name)
+
+    def _ask_variations(self, sample: Case) -> None:
+        generator = torch.Generator().manual_seed(self.seed % 2**62)
+        base = smaller(self.pair, sample)
+        for case in self._full_size(sample, base):
+            for finding in self.inspector.layout(case):
+                self._add(finding, case)
+            if self.failures:
+                return
+        other = base
+        for case in (*([base] * (base is not sample)), *self._variations(base, generator)):
+            if case.family == "sizes" and other is base:
+                other = case
+            self._ask(case)
+            if self.failures:  # the others would say much the same
+                return
+        self.skipped |= {"calls"} & self.skip
+        if not {"calls", "state"} & self.skip:
+            for variation, finding in self.inspector.calls(base, other):
+                self._add(finding, Case(variation, "calls", base.arguments, base.seed))
+                return
+        for name in sorted(self.skip - self.skipped - PROPERTIES):
+            self.notes[f"nothing to skip: {name!r} is no property, and no variation of this"] = None
+
+    def _variations(self, base: Case, generator: torch.Generator) -> Iterator[Case]:
+        for case in variations(self.pair, base, generator):
+            names = {case.family, str(case.variation)}
+            if case.family == "layouts":
+                names.add("layout")
+            skipped = names & self.skip
+            self.skipped |= skipped
+            if not skipped:
+                yield case
+
+    def _full_size(self, sample: Case, base: Case) -> Iterator[Case]:
+        """Layouts of a large sample itself; all else is asked of a smaller one made of it."""
+        if base.arguments is not sample.arguments:
+            for case in variations(self.pair, sample, torch.Generator()):
+                if case.family != "layouts" or "the upstream" not in str(case.variation):
+                    return
+                skipped = {"layouts", "layout", str(case.variation)} & self.skip
+                self.skipped |= skipped
+                if not skipped:
+                    yield case
+
+    def _ask(self, case: Case) -> None:
+        for finding in self.inspector.findings(case):
+            self._add(finding, case)
+
+    def _add(self, finding: Finding, case: Case) -> None:
+        # Where fewer elements show the same, they show it sooner, and as code; float64 shows why.
+        case, finding = self._same(smaller(self.pair, case), finding) or (case, finding)
+        mistake, explanation = finding.mistake, finding.explanation
+        if finding.property in ("value", "shape", "layout", "linearity", "call", "zero"):
+            exact = replace(in_precision(case, torch.float64), family=case.family)
+            shown, there = self._same(exact, finding) or (case, finding)
+            likely = likely_mistake(Evidence(self.inspector, shown, finding.input), there)
+            if likely is not None:
+                mistake, explanation = likely
+        small, at_small = shrunk(self.inspector, case, finding)
+        self.failures.append(
+            Failure(
+                finding.property,
+                case.variation,
+                finding.input and f"d{finding.input}",
+                at_small.message,
+                mistake,
+                explanation,
+                code(self.inspector, small, at_small),
+            )
+        )
+
+    def _same(self, case: Case, finding: Finding) -> tuple[Case, Finding] | None:
+        """Another case with its finding, if the same property of the same gradient fails there."""
+        try:
+            for found in self.inspector.findings(case):
+                if (found.property, found.input) == (finding.property, finding.input):
+                    return case, found
+        except Exception:  # the forward does not take it
+            pass
+        return None
+
+
 def _bind(
     forward: Callable[..., Any],
-    backward: Callable[..., Any],
+    backward: Callable[..., Any] | None,
     args: tuple[Any, ...],
     kwargs: Mapping[str, Any],
 ) -> tuple[Pair, dict[str, Any]]:
     """The pair and the sample, every argument by name; refused where one is unfit."""
-    name = _name(forward)
+    name = function_name(forward)
+    for role, function in (("forward", forward), ("backward", backward)):
+        if not callable(function) and not (role == "backward" and function is None):
+            raise TypeError(f"{role} must be a function, came {_type(function)}")
     try:
         result = forward(*args, **kwargs)
     except Exception as error:
-        raise ValueError(f"{name} raises {_type(error)} on the sample: {error}") from error
-    record = type(result) if isinstance(result, tuple) and hasattr(result, "_fields") else None
-    pair = Pair.bind(forward, backward, record)
-    fields = pair.fields(result)
+        raise ValueError(
+            f"{name}, the forward, raises {_type(error)} on the sample: {error}"
+        ) from error
+    if backward is None:
+        pair = attached(forward, args, kwargs, result)
+    else:
+        record = type(result) if isinstance(result, tuple) and hasattr(result, "_fields") else None
+        pair = Pair.bind(forward, backward, record)
+    arguments = pair.arguments(args, kwargs)
+    fields = pair.fields(pair.call(arguments) if backward is None else result)
     for output in pair.outputs:
         value = fields[output]
         if not isinstance(value, Tensor) or not value.is_floating_point():
             came = value.dtype if isinstance(value, Tensor) else _type(value)
             raise ValueError(f"{name}'s output {output!r} must be a floating Tensor, came {came}")
         if not value.isfinite().all():
-            raise ValueError(f"{name}'s output {output!r} must be finite on the sample")
-    arguments = pair.arguments(args, kwargs)
+            raise ValueError(
+                f"{name}'s output {output!r} is inf or nan on the sample: give a sample of which "
+                f"the forward makes something finite"
+            )
     if any(isinstance(value, Tensor) and value.is_complex() for value in arguments.values()):
         raise ValueError(f"{name}: complex inputs are not supported")
-    if not pair.slots(arguments):
+    if not pair.leaves(arguments):
         raise ValueError(f"{name}: the sample has no floating Tensor to take a gradient of")
     return pair, arguments
 
 
-@dataclass
-class _Inspection:
-    """The properties of a pair, asked of one case after the other."""
+def _referring(pair: Pair, reference: Callable[..., Any]) -> Pair:
+    """The pair with another forward, of whose result the outputs are taken, by name or in order."""
+    record = make_record("Outputs", pair.outputs)
 
-    pair: Pair
-    skip: frozenset[str]
-    failures: list[Failure] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
+    def forward(*inputs: Any, **options: Any) -> Any:
+        result = reference(*inputs, **options)
+        if isinstance(result, Tensor):
+            return record(result)
+        if set(pair.outputs) <= set(getattr(result, "_fields", ())):
+            return record(*(getattr(result, name) for name in pair.outputs))
+        return record(*result[: len(pair.outputs)])
 
-    def comparisons(self, sample: Case) -> tuple[Comparison, ...]:
-        """The rows of the report: each gradient against autograd's, on the caller's sample."""
-        sample = _own(sample)
-        try:
-            result = call_forward(self.pair, sample.arguments)
-            gradients = self.pair.gradients(sample.arguments, result, sample.upstreams)
-        except Exception:  # reported as a failure of `call` or `count`
-            return ()
-        dtype = next(iter(sample.upstreams.values())).dtype
-        expected = autograd(self.pair, sample.arguments, sample.upstreams, dtype)
-        return tuple(
-            Comparison.of(f"d{name}", gradients[name], value)
-            for name, value in expected.items()
-            if isinstance(gradients.get(name), Tensor)
-        )
-
-    def run(self, case: Case) -> None:
-        """Ask in the order in which a person would debug; the first answer ends the case."""
-        if case.variation is not None and case.variation in self.skip:
-            self.notes.append(f"skipped: {case.variation}")
-            return
-        try:
-            self._ask(case)
-        except _Found as found:
-            self.failures.append(found.failure)
-
-    def _ask(self, case: Case) -> None:
-        pair = self.pair
-        case = _own(case)
-        arguments, upstreams = case.arguments, case.upstreams
-        result = call_forward(pair, arguments)
-        given = {**arguments, **pair.fields(result)}
-        given |= {f"d{name}": upstream for name, upstream in upstreams.items()}
-        before = {name: v.clone() for name, v in given.items() if isinstance(v, Tensor)}
-        try:
-            gradients = pair.gradients(arguments, result, upstreams)
-        except PairError as error:
-            self._fail(case, "count", None, str(error), "wrong-count")
-        except Exception as error:
-            self._fail(case, "call", None, f"{pair.name}_backward raises {_type(error)}: {error}")
-        self._contract(case, gradients)
-        self._purity(case, given, before)
-        self._alias(case, given, gradients)
-        values = {n: g for n, g in gradients.items() if isinstance(g, Tensor)}
-        copies = {name: value.clone() for name, value in values.items()}
-        self._zero(case, result)
-        for name, copy in copies.items():
-            if not _same_bytes(copy, values[name]):
-                self._fail(case, "alias", name, f"a later call overwrites d{name}", "aliased")
-        judge = Judge(pair, arguments, upstreams)
-        self._linearity(case, result, judge, values)
-        self._values(case, judge, values)
-        for name, again in pair.gradients(arguments, result, upstreams).items():
-            if name in values and judge.differ(name, values[name], again):
-                message = f"d{name} is another at a second call"
-                self._fail(case, "repeat", name, message, "nondeterministic")
-
-    def _contract(self, case: Case, gradients: Mapping[str, Any]) -> None:
-        for name, gradient in gradients.items():
-            value = case.arguments[name]
-            if not isinstance(value, Tensor):
-                continue
-            if not value.is_floating_point():
-                if gradient is not None:
-                    self._fail(
-                        case,
-                        "count",
-                        name,
-                        f"d{name} must be None: {name} is no floating Tensor",
-                        "wrong-count",
-                    )
-                continue
-            if gradient is None:
-                reached = autograd(self.pair, case.arguments, case.upstreams, torch.float64)[name]
-                if reached.any():
-                    self._fail(
-                        case,
-                        "count",
-                        name,
-                        f"d{name} is None, and the output depends on {name}",
-                        "none-gradient",
-                    )
-            elif not isinstance(gradient, Tensor):
-                self._fail(
-                    case,
-                    "count",
-                    name,
-                    f"d{name} must be a Tensor, came {_type(gradient)}",
-                    "wrong-count",
-                )
-            elif gradient.shape != value.shape:
-                message = (
-                    f"d{name} has shape {tuple(gradient.shape)}, {name} has {tuple(value.shape)}"
-                )
-                self._fail(
-                    case,
-                    "shape",
-                    name,
-                    message,
-                    "missing-reduction" if gradient.numel() > value.numel() else "shape",
-                )
-            elif gradient.dtype != value.dtype:
-                self._fail(
-                    case,
-                    "dtype",
-                    name,
-                    f"d{name} is {gradient.dtype}, {name} is {value.dtype}",
-                    "dtype",
-                )
-
-    def _purity(self, case: Case, given: Mapping[str, Any], before: Mapping[str, Tensor]) -> None:
-        for name, copy in before.items():
-            if not _same_bytes(given[name], copy):
-                role = (
-                    "input"
-                    if name in case.arguments
-                    else "upstream"
-                    if name.removeprefix("d") in case.upstreams and name not in self.pair.kept
-                    else "kept"
-                )
-                self._fail(
-                    case,
-                    "purity",
-                    None,
-                    f"{self.pair.name}_backward writes to {name}",
-                    f"mutates-{role}",
-                )
-
-    def _alias(self, case: Case, given: Mapping[str, Any], gradients: Mapping[str, Any]) -> None:
-        upstreams = {f"d{output}" for output in self.pair.outputs}
-        owners = {
-            value.untyped_storage().data_ptr(): name
-            for name, value in given.items()
-            if isinstance(value, Tensor) and name not in upstreams and value.numel()
-        }
-        for name, gradient in gradients.items():
-            if isinstance(gradient, Tensor) and gradient.numel():
-                owner = owners.get(gradient.untyped_storage().data_ptr())
-                if owner is not None:
-                    self._fail(
-                        case, "alias", name, f"d{name} shares its memory with {owner}", "aliased"
-                    )
-
-    def _zero(self, case: Case, result: Any) -> None:
-        zeros = {name: torch.zeros_like(u) for name, u in case.upstreams.items()}
-        for name, gradient in self.pair.gradients(case.arguments, result, zeros).items():
-            if isinstance(gradient, Tensor) and gradient[gradient.isfinite()].any():
-                message = f"d{name} of a zero upstream is not zero"
-                self._fail(case, "zero", name, message, "upstream-ignored")
-
-    def _linearity(
-        self, case: Case, result: Any, judge: Judge, gradients: Mapping[str, Tensor]
-    ) -> None:
-        doubled = {name: u * 2 for name, u in case.upstreams.items()}
-        for name, twice in self.pair.gradients(case.arguments, result, doubled).items():
-            if isinstance(twice, Tensor) and judge.differ(name, gradients[name], twice / 2):
-                message = f"d{name} of twice the upstream is not twice d{name}"
-                self._fail(case, "linearity", name, message, "upstream-ignored")
-
-    def _values(self, case: Case, judge: Judge, gradients: Mapping[str, Tensor]) -> None:
-        masks = {name: judge.wrong(name, gradient) for name, gradient in gradients.items()}
-        agreeing = [f"d{name}" for name, mask in masks.items() if not mask.any()]
-        for name, mask in masks.items():
-            if not mask.any():
-                continue
-            value, gradient = judge.expected[name], gradients[name].double()
-            error = ((gradient - value).abs() / judge.units[name]).nan_to_num(torch.inf)
-            at = tuple(int(i) for i in torch.unravel_index((error * mask).argmax(), value.shape))
-            message = (
-                f"d{name}{list(at) if at else ''} is {gradient[at].item():.6g}, "
-                f"autograd says {value[at].item():.6g}"
-            )
-            if agreeing:
-                message += f"; {' and '.join(agreeing)} {'agree' if agreeing[1:] else 'agrees'}"
-            if case.same_values:
-                of_upstream = "the upstream" in str(case.variation)
-                mistake = "upstream-layout" if of_upstream else None
-                self._fail(case, "layout", name, message, mistake)
-            self._fail(case, "value", name, message, likely_mistake(judge, name, gradients[name]))
-
-    def _fail(
-        self,
-        case: Case,
-        property_: str,
-        input_: str | None,
-        message: str,
-        mistake: str | None = None,
-    ) -> None:
-        if property_ in self.skip:
-            return
-        code = _code(self.pair, case)
-        raise _Found(Failure(property_, case.variation, input_, message, mistake, code))
+    return replace(pair, forward=forward)
 
 
-class _Found(Exception):  # noqa: N818  # ends a case, and is no error
-    def __init__(self, failure: Failure) -> None:
-        super().__init__(str(failure))
-        self.failure = failure
-
-
-def _own(case: Case) -> Case:
-    """The case with tensors of its own, in the same layouts: the caller's are not to be spoiled."""
-
-    def copy(value: Any) -> Any:
-        # What repeats its elements cannot be written to anyway.
-        if not isinstance(value, Tensor) or 0 in value.stride():
-            return value
-        empty = torch.empty_strided(
-            value.shape, value.stride(), dtype=value.dtype, device=value.device
-        )
-        return empty.copy_(value.detach())
-
-    return case._replace(
-        arguments={name: copy(value) for name, value in case.arguments.items()},
-        upstreams={name: copy(value) for name, value in case.upstreams.items()},
-    )
-
-
-def _same_bytes(x: Tensor, y: Tensor) -> bool:
-    """Equal in every bit, nan and the sign of zero included."""
-    x, y = (t.detach().flatten().clone() for t in (x, y))
-    return torch.equal(x.view(torch.uint8), y.view(torch.uint8))
-
-
-def _code(pair: Pair, case: Case) -> str:
-    def literal(value: Any) -> str:
-        if not isinstance(value, Tensor):
-            return repr(value)
-        dtype = (
-            ""
-            if value.dtype in (torch.float32, torch.int64, torch.bool)
-            else f", dtype={value.dtype}"
-        )
-        return f"torch.tensor({value.tolist()}{dtype})"
-
-    args = "".join(f"{literal(case.arguments[name])}, " for name in pair.inputs)
-    options = ", ".join(f"{name!r}: {literal(case.arguments[name])}" for name in pair.options)
-    return f"check({pair.name}, {_name(pair.backward)}, ({args.rstrip()}), {{{options}}})"
-
-
-def _name(function: Any) -> str:
-    return getattr(function, "__name__", type(function).__name__)
+def _names(skip: str | Iterable[str]) -> frozenset[str]:
+    return frozenset((skip,) if isinstance(skip, str) else skip)
 
 
 def _type(value: object) -> str:

@@ -12,172 +12,396 @@ what is right there.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import itertools
+from collections.abc import Callable, Iterable, Mapping
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
+from torch._decomp import decomposition_table
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_map
 
-from backprop_ops.pair import Pair, takes_gradient
+from backprop_ops.pair import Pair, replaced
 
-ALLOWED = 64  # units of rounding by which a sound formula may differ from autograd's
-SMALL = 2.0**-40  # relative disturbance: large against float64's rounding, small against all else
+# Units of rounding by which a sound formula may differ from autograd's, by the bytes of a number:
+# what sums in another order, as a transform does, may differ by hundreds, and in half precision 64
+# would be half of the number itself.
+ALLOWED = {8: 1024, 4: 64, 2: 16}
+OWN_ERRORS = 4  # times autograd's own error in the precision judged
+DRAWS = (1, 4, 16)  # disturbances, as far as they are needed
+SMALL_IN_FLOAT32 = 2.0**-18  # a relative disturbance, large against the rounding
 JUMP = 1e-4  # of an entry's scale: what a disturbance moves at a tie or a corner, and nowhere else
+CACHED = 2**15  # elements
+SEARCHED = 2**16  # elements up to which a result is compared with what it may have been picked from
 
 Arguments = Mapping[str, Any]
-Gradients = dict[str, Tensor]
+Leaves = dict[str, Tensor]
 
 
-class Corners(NamedTuple):
-    """Where the gradient of one input jumps, and what it jumps between."""
+class Verdict(NamedTuple):
+    """Of one gradient: ``wrong`` a mask, ``kinks`` a mask of what is right only at a kink."""
 
-    least: Tensor
-    most: Tensor
-    tied: Tensor  # directions that keep ties, each a row: (directions, *shape)
+    wrong: Tensor
+    kinks: Tensor
 
 
-class Judge:
+class Judge(Protocol):
+    """Who says what the gradients of one call are."""
+
+    source: str
+
+    @property
+    def expected(self) -> Leaves:
+        """The right gradients by the names of the leaves; nan where nothing can be said."""
+
+    def verdicts(self, gradients: Mapping[str, Tensor]) -> dict[str, Verdict]:
+        """Of the gradients by hand, all of one call, since leaves may share what a tie gets."""
+
+    def interval(self, leaf: str) -> tuple[Tensor, Tensor]:
+        """Between what each entry may be at a kink."""
+
+    def allowed(self, leaf: str, dtype: torch.dtype) -> Tensor:
+        """How far rounding may take each entry."""
+
+
+class Autograd:
     """The right gradients of one call, worked out as far as a gradient makes it necessary.
 
     Most right backwards agree with autograd to a few roundings; what a sound formula may lose to
     cancellation, and what is right at a corner, is asked only where one does not.
     """
 
+    source = "autograd"
+
     def __init__(self, pair: Pair, arguments: Arguments, upstreams: Mapping[str, Tensor]) -> None:
         self._pair = pair
-        self._slots = pair.slots(arguments)
+        self._own = arguments
+        self._own_upstreams = upstreams
+        self._dtype = torch.float64
         self._arguments = {n: as_dtype(value, torch.float64) for n, value in arguments.items()}
         self._upstreams = {name: upstream.double() for name, upstream in upstreams.items()}
+        self._drawn = 0
+        self._vanished = False  # whether a disturbance was too small for a forward that casts
 
     @cached_property
-    def expected(self) -> Gradients:
-        """Autograd's gradients in float64, by the names of the inputs."""
-        return autograd(self._pair, self._arguments, self._upstreams, torch.float64)
+    def expected(self) -> Leaves:
+        try:
+            expected = autograd(self._pair, self._arguments, self._upstreams)
+        except Undifferentiable:
+            raise
+        except Exception:  # a forward that does not take float64: as exactly as it goes
+            self._arguments, self._upstreams = dict(self._own), dict(self._own_upstreams)
+            expected = autograd(self._pair, self._arguments, self._upstreams)
+            self._dtype = next(iter(expected.values())).dtype
+        return {name: value.double() for name, value in expected.items()}
 
-    def wrong(self, name: str, gradient: Tensor) -> Tensor:
-        """Where the gradient of ``name`` is further from right than rounding explains: a mask."""
-        value, given = self.expected[name], gradient.double()
-        judged = value.isfinite()
-        off = self._off(given - value, value.abs(), gradient.dtype) & judged
-        if off.any():
-            off &= self._off(given - value, self.units[name], gradient.dtype)
-        if off.any():
-            off = self._off_corner(name, gradient) & judged
+    def verdicts(self, gradients: Mapping[str, Tensor]) -> dict[str, Verdict]:
+        off = {leaf: self._off(leaf, gradient) for leaf, gradient in gradients.items()}
+        kinks = {leaf: torch.zeros_like(wrong) for leaf, wrong in off.items()}
+        if any(wrong.any() for wrong in off.values()):
+            beyond = self._beyond_corners(gradients)
+            kinks = {leaf: off[leaf] & ~beyond[leaf] & self._corners[leaf].jumps for leaf in off}
+            off = {leaf: off[leaf] & beyond[leaf] for leaf in off}
+        return {leaf: Verdict(off[leaf], kinks[leaf]) for leaf in off}
+
+    def _off(self, leaf: str, gradient: Tensor) -> Tensor:
+        """Where a gradient is off by more than rounding."""
+        value, given = self.expected[leaf], gradient.double()
+        # Where it is too large for the precision, infinity is as good as any number.
+        judged = value.isfinite() & (value.abs() <= torch.finfo(gradient.dtype).max)
+        error = (given - value).abs()
+        finfo = torch.finfo(gradient.dtype)
+        units = ALLOWED[gradient.dtype.itemsize] * finfo.eps
+        # A transform leaves the last digit of the largest entry in all others, also in float64.
+        largest = torch.where(judged, value.abs(), 0).amax() if value.numel() else 0
+        leaked = 4 * torch.finfo(torch.float64).eps * largest
+        reached = 2 * finfo.eps * self._upstream_of(leaf) + leaked
+        off = ~(error <= units * value.abs() + underflow(gradient.dtype) + reached) & judged
+        # A draw may have been a small one, so that each further one can only allow more.
+        for draws in DRAWS:
+            before = off.sum()
+            if before:
+                self._draw(draws)
+                off &= ~(error <= self.allowed(leaf, gradient.dtype))
+            if draws == DRAWS[0]:
+                if off.any():
+                    off &= ~self._as_autograd_errs(leaf, given, gradient.dtype)
+            elif 2 * off.sum() > before + 64:  # it is not the draws that were small
+                break
         return off
 
-    def differ(self, name: str, one: Tensor, other: Tensor) -> bool:
-        """Whether two gradients by hand, of the same call, differ by more than rounding."""
-        difference = one.double() - other.double()
-        off = self._off(difference, one.double().abs(), one.dtype) & one.isfinite()
-        if off.any():
-            units = self.units[name] + one.double().abs()
-            off &= self._off(difference, units, one.dtype)
-        return bool(off.any())
+    def _upstream_of(self, leaf: str) -> Tensor:
+        """The upstream in the place of each entry, of outputs that have the entry's place.
+
+        A slope that goes to zero may be one minus what goes to one, as that of elu by its output.
+        """
+        value = self.expected[leaf]
+        same = [u.abs() for u in self._upstreams.values() if u.shape == value.shape]
+        return sum(same, torch.zeros_like(value))
+
+    def allowed(self, leaf: str, dtype: torch.dtype) -> Tensor:
+        finfo = torch.finfo(dtype)
+        self._draw(DRAWS[0])
+        units = self._shifts[leaf] + self.expected[leaf].abs()
+        return ALLOWED[dtype.itemsize] * finfo.eps * units + underflow(dtype)
+
+    def interval(self, leaf: str) -> tuple[Tensor, Tensor]:
+        corners = self._corners[leaf]
+        return corners.least, corners.most
+
+    def _as_autograd_errs(self, leaf: str, given: Tensor, dtype: torch.dtype) -> Tensor:
+        """Where a gradient is off by no more than autograd itself in the same precision.
+
+        Its error is that on inputs one rounding apart from these, as far as that is no jump.
+        """
+        value = self.expected[leaf]
+        errors = self._own_errors
+        if leaf not in errors:
+            return torch.zeros_like(value, dtype=torch.bool)
+        error = errors[leaf]
+        if dtype == self._dtype:
+            error = torch.where(error <= JUMP * value.abs(), error, 0)
+        return ~error.isfinite() | ((given - value).abs() <= OWN_ERRORS * error)
 
     @cached_property
-    def units(self) -> Gradients:
-        """What rounding moves each entry by, per unit of eps."""
-        salts = range(100, 500, 100)
-        coarse, fine = ([self._rounded(salt, s) for salt in salts] for s in (16 * SMALL, SMALL))
-        units = {}
-        for name, value in self.expected.items():
-            shifts, smaller = (
-                (torch.stack([g[name] for g in gradients]) - value).abs()
-                for gradients in (coarse, fine)
-            )
-            # A jump is as large for a smaller disturbance, and says nothing about rounding.
-            proportional = torch.where(smaller <= shifts / 4, shifts / (16 * SMALL), 0)
-            units[name] = proportional.nan_to_num(0).amax(0) + value.abs()
-        return units
+    def _own_errors(self) -> Leaves:
+        """How far autograd in the call's own precision is off; nothing where it has none."""
+        leaves = self._pair.leaves(self._own)
+        worst = {name: torch.zeros_like(value) for name, value in self.expected.items()}
+        try:
+            for salt in range(5):
+                apart = {
+                    n: x if salt == 0 else _rounded(x, salt, 2 * torch.finfo(x.dtype).eps)
+                    for n, x in leaves.items()
+                }
+                gradients = autograd(self._pair, replaced(self._own, apart), self._own_upstreams)
+                for name, gradient in gradients.items():
+                    error = (gradient.double() - self.expected[name]).abs()
+                    worst[name] = torch.maximum(worst[name], error)
+        except Exception:  # autograd lacks many operations in half precision
+            return {}
+        return worst
 
     @cached_property
-    def corners(self) -> dict[str, Corners]:
-        together = [self._moved(salt, keep_ties=True) for salt in range(1, 4)]
-        apart = [self._moved(salt, keep_ties=False) for salt in range(1, 13)]
-        corners = {}
-        for name, value in self.expected.items():
-            # What lies beyond the forward's domain, as left of zero for a root, bounds nothing.
-            near = [torch.where(g[name].isfinite(), g[name], value) for g in apart]
-            jumps = _jumps(value, near)
-            hull = torch.stack([value, *near])
-            # Where equal numbers move together there is one gradient again, unless at a corner.
-            ties = jumps & ~_jumps(value, [g[name] for g in together])
-            at = self._arguments[name]
-            corners[name] = Corners(
-                torch.where(jumps, hull.amin(0), value),
-                torch.where(jumps, hull.amax(0), value),
-                torch.stack([torch.where(ties, _noise(at, salt), 0) for salt in range(1, 4)]),
-            )
+    def _small(self) -> float:
+        """A relative disturbance: large against the rounding, small against all else."""
+        return 2.0**-40 if self._dtype == torch.float64 else SMALL_IN_FLOAT32
+
+    @cached_property
+    def _finest(self) -> float:
+        """The eps of the call's own precision."""
+        return min(torch.finfo(leaf.dtype).eps for leaf in self._pair.leaves(self._own).values())
+
+    def _draw(self, draws: int) -> None:
+        """Disturb as often as that in all, and keep what it moves each entry by, per eps.
+
+        A jump is as large for a smaller disturbance, and says nothing about rounding.
+        """
+        while self._drawn < draws:
+            salt = 100 * (self._drawn + 1)
+            coarse = self._rounded(salt, 16 * self._small)
+            if self._vanished and self._small < SMALL_IN_FLOAT32:
+                self._small = SMALL_IN_FLOAT32
+                continue
+            self._drawn += 1
+            shifts = {n: (coarse[n].double() - value).abs() for n, value in self.expected.items()}
+            jumping = [not (shifts[n] <= JUMP * v.abs()).all() for n, v in self.expected.items()]
+            fine = self._rounded(salt, self._small) if any(jumping) else {}
+            for name, shift in shifts.items():
+                proportional = shift / (16 * self._small)
+                if fine:
+                    smaller = (fine[name].double() - self.expected[name]).abs()
+                    proportional = torch.where(smaller <= shift / 4, proportional, 0)
+                self._shifts[name] = torch.maximum(self._shifts[name], proportional.nan_to_num(0))
+
+    @cached_property
+    def _shifts(self) -> Leaves:
+        return {name: torch.zeros_like(value) for name, value in self.expected.items()}
+
+    @cached_property
+    def _corners(self) -> dict[str, _Corners]:
+        """Where the gradients of inputs next to these are quite others, and which ones.
+
+        Inputs move apart, each way the same number of times, so that every corner shows both sides.
+        Where equal numbers that move together have one gradient again, it was a tie: there any of
+        the tied may get what any other gets.
+        """
+        at = self._pair.leaves(self._arguments)
+        together = [
+            self._moved(salt, size, keep_ties=True)
+            for salt, size in itertools.product(range(1, 4), (self._small, -self._small))
+        ]
+        corners = {
+            name: _Corners(value, value, torch.zeros_like(value, dtype=torch.bool), [])
+            for name, value in self.expected.items()
+        }
+        for salt, size in itertools.product(range(1, 7), (self._small, -self._small)):
+            for name, gradient in self._moved(salt, size, keep_ties=False).items():
+                value, known = self.expected[name], corners[name]
+                # What lies beyond the domain, as left of zero for a root, bounds nothing.
+                near = torch.where(gradient.isfinite(), gradient, value)
+                corners[name] = _Corners(
+                    torch.minimum(known.least, near),
+                    torch.maximum(known.most, near),
+                    known.jumps | _jumps(value, near),
+                    [],
+                )
+        for name, (least, most, jumps, _) in corners.items():
+            value = self.expected[name]
+            least, most = torch.where(jumps, least, value), torch.where(jumps, most, value)
+            corner = torch.zeros_like(jumps)
+            for gradients in together:
+                corner |= _jumps(value, gradients[name])
+            ties = jumps & ~corner
+            if ties.any():
+                ties = torch.isin(at[name], at[name][ties]) & ~corner
+                shared_least, shared_most = _shared(at[name], least, most)
+                # Which of many ties gets most was not seen of each; their sum is what binds them.
+                spread = (shared_most - shared_least) / 2
+                least = torch.where(ties, shared_least - spread, least)
+                most = torch.where(ties, shared_most + spread, most)
+            noises = [torch.where(ties, _noise(at[name], salt), 0) for salt in range(1, 4)]
+            corners[name] = _Corners(least, most, jumps | ties, noises)
         return corners
 
-    @staticmethod
-    def _off(difference: Tensor, unit: Tensor, dtype: torch.dtype) -> Tensor:
-        """Where a difference is more than rounding, a nan included."""
-        return ~(difference.abs() <= _allowed(unit, dtype))
+    @cached_property
+    def _one_rounding_apart(self) -> dict[str, tuple[Tensor, Tensor]]:
+        """The least and the most of each entry for inputs that round to these.
 
-    def _off_corner(self, name: str, gradient: Tensor) -> Tensor:
-        """Where a gradient lies outside of what the right one jumps between."""
-        given, value, corners = gradient.double(), self.expected[name], self.corners[name]
-        allowed = _allowed(self.units[name], gradient.dtype)
-        off = ~((corners.least - allowed <= given) & (given <= corners.most + allowed))
+        What lies between two numbers of the precision may lie on either side of a corner.
+        """
+        bounds = {name: (value, value) for name, value in self.expected.items()}
+        size = self._finest
+        for salt, way in itertools.product(range(1, 7), (size, -size)):
+            for name, gradient in self._moved(salt, way, keep_ties=False).items():
+                least, most = bounds[name]
+                near = torch.where(gradient.isfinite(), gradient.double(), self.expected[name])
+                bounds[name] = torch.minimum(least, near), torch.maximum(most, near)
+        return bounds
+
+    def _beyond_corners(self, gradients: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Where gradients lie outside of what the right ones jump between."""
+        beyond, differences, allowances = {}, {}, {}
+        for leaf, gradient in gradients.items():
+            given, value, corners = gradient.double(), self.expected[leaf], self._corners[leaf]
+            allowed = allowances[leaf] = self.allowed(leaf, gradient.dtype)
+            # The inputs next to these are not these.
+            near = allowed + JUMP * (corners.most - corners.least)
+            beyond[leaf] = ~((corners.least - near <= given) & (given <= corners.most + near))
+            if beyond[leaf].any() and self._finest > self._small:
+                least, most = self._one_rounding_apart[leaf]
+                beyond[leaf] &= ~((least - allowed <= given) & (given <= most + allowed))
+            left_out = beyond[leaf] | ~value.isfinite()
+            differences[leaf] = torch.where(left_out, 0, given - value)
         # Of a tie, the shares must add up to what all of it moved together would get.
-        difference = torch.where(off | ~value.isfinite(), 0, given - value)
-        for direction in corners.tied:
-            if (difference * direction).sum().abs() > (allowed * direction.abs()).sum():
-                off |= direction != 0
-        return off
+        for i in range(3):
+            directions = {leaf: self._corners[leaf].tied[i] for leaf in gradients}
+            total = sum((differences[n] * d).sum().item() for n, d in directions.items())
+            allowed_sum = sum((allowances[n] * d.abs()).sum().item() for n, d in directions.items())
+            if abs(total) > allowed_sum:
+                for leaf, direction in directions.items():
+                    apart = differences[leaf].abs() > allowances[leaf]
+                    beyond[leaf] |= (direction != 0) & apart
+        return beyond
 
-    def _rounded(self, salt: int, size: float) -> Gradients:
+    def _rounded(self, salt: int, size: float) -> Leaves:
         """As if every number had been rounded: inputs, upstreams and each operation's result."""
-        inputs = self._disturbed(lambda x: _rounded(x, salt, size))
-        with _Rounding(salt, size):
-            upstreams = {n: _rounded(u, salt + 1, size) for n, u in self._upstreams.items()}
-            return autograd(self._pair, inputs, upstreams, torch.float64)
+        inputs = self._disturbed(lambda x, _: _rounded(x, salt, size))
+        most = 2.0**-4 * size / (16 * self._small)
+        with _Rounding(salt, size, self._finest, most) as rounding:
+            upstreams = {
+                name: _rounded(upstream, salt + 1, size)
+                for name, upstream in self._upstreams.items()
+            }
+            gradients = autograd(self._pair, inputs, upstreams)
+        self._vanished = rounding.vanished
+        return gradients
 
-    def _moved(self, salt: int, keep_ties: bool) -> Gradients:
-        inputs = self._disturbed(lambda x: _moved(x, salt, keep_ties))
-        return autograd(self._pair, inputs, self._upstreams, torch.float64)
+    def _moved(self, salt: int, size: float, keep_ties: bool) -> Leaves:
+        inputs = self._disturbed(
+            lambda x, i: _moved(x, salt, size, None if keep_ties else i), self._movable
+        )
+        return autograd(self._pair, inputs, self._upstreams)
 
-    def _disturbed(self, disturb: Callable[[Any], Any]) -> Arguments:
-        return {
-            name: tree_map(disturb, value) if name in self._slots else value
-            for name, value in self._arguments.items()
+    @cached_property
+    def _movable(self) -> frozenset[str]:
+        """The leaves at which the forward itself does not jump: elsewhere nothing is next to it."""
+        movable = set(self.expected)
+        here, leaves = self._outputs(self._arguments), self._pair.leaves(self._arguments)
+        for leaf in self.expected:
+            for size in (self._small, -self._small):
+                moved = self._disturbed(lambda x, i: _moved(x, 1, size, i), {leaf})  # noqa: B023
+                for name, output in self._outputs(moved).items():
+                    if not output.numel():
+                        continue
+                    size_of_both = here[name].abs().amax() + leaves[leaf].abs().amax()
+                    if (output - here[name]).abs().amax() > JUMP * max(size_of_both.item(), 1e-2):
+                        movable.discard(leaf)
+        return frozenset(movable)
+
+    def _outputs(self, arguments: Arguments) -> Leaves:
+        with torch.no_grad():
+            fields = self._pair.fields(self._pair.call(arguments))
+        return {name: fields[name].double() for name in self._pair.outputs}
+
+    def _disturbed(
+        self, disturb: Callable[[Tensor, int], Tensor], which: Iterable[str] | None = None
+    ) -> Arguments:
+        leaves = self._pair.leaves(self._arguments).items()
+        disturbed = {
+            name: disturb(x, i)
+            for i, (name, x) in enumerate(leaves)
+            if which is None or name in which
         }
+        return replaced(self._arguments, disturbed)
 
 
-def autograd(
-    pair: Pair, arguments: Arguments, upstreams: Mapping[str, Tensor], dtype: torch.dtype
-) -> Gradients:
-    """Autograd's gradients by the names of the inputs, in ``dtype``; zeros where nothing flows."""
-    cast = {name: as_dtype(value, dtype) for name, value in arguments.items()}
+class _Corners(NamedTuple):
+    """Where the gradient of one leaf jumps, and what it jumps between."""
+
+    least: Tensor
+    most: Tensor
+    jumps: Tensor
+    tied: list[Tensor]  # directions in which the ties move together
+
+
+class Undifferentiable(Exception):  # noqa: N818  # a fact about a forward, and no error of anyone's
+    """Autograd cannot see through the forward."""
+
+
+def autograd(pair: Pair, arguments: Arguments, upstreams: Mapping[str, Tensor]) -> Leaves:
+    """Autograd's gradients by the names of the leaves; zeros where nothing flows."""
     leaves = {
-        name: cast[name].detach().clone().requires_grad_()
-        for name in pair.slots(arguments)
-        if takes_gradient(cast[name])
+        name: value.detach().clone().requires_grad_()
+        for name, value in pair.leaves(arguments).items()
     }
     with torch.enable_grad():
-        fields = pair.fields(call_forward(pair, {**cast, **leaves}))
+        try:
+            fields = pair.fields(pair.call(replaced(arguments, leaves)))
+        except RuntimeError as error:
+            if "requires grad" in str(error):  # as Tensor.numpy says, and writing to a leaf
+                raise Undifferentiable from error
+            raise
         flowing = [name for name in pair.outputs if fields[name].requires_grad]
-        gradients = torch.autograd.grad(
-            [fields[name] for name in flowing],
-            list(leaves.values()),
-            [upstreams[name].to(dtype) for name in flowing],
-            allow_unused=True,
-        )
+        if not flowing:
+            raise Undifferentiable
+        try:
+            gradients = torch.autograd.grad(
+                [fields[name] for name in flowing],
+                list(leaves.values()),
+                [upstreams[name].to(fields[name].dtype) for name in flowing],
+                allow_unused=True,
+            )
+        except (RuntimeError, NotImplementedError) as error:
+            if "derivative" in str(error):  # as torch says of operations that have none
+                raise Undifferentiable from error
+            raise
     return {
         name: torch.zeros_like(leaf) if gradient is None else gradient.detach()
         for (name, leaf), gradient in zip(leaves.items(), gradients, strict=True)
     }
-
-
-def call_forward(pair: Pair, arguments: Arguments) -> Any:
-    return pair.forward(
-        *(arguments[name] for name in pair.inputs),
-        **{name: arguments[name] for name in pair.options},
-    )
 
 
 def as_dtype(value: Any, dtype: torch.dtype) -> Any:
@@ -187,53 +411,103 @@ def as_dtype(value: Any, dtype: torch.dtype) -> Any:
     )
 
 
-def _allowed(unit: Tensor, dtype: torch.dtype) -> Tensor:
-    finfo = torch.finfo(dtype)
-    return ALLOWED * (finfo.eps * unit + finfo.tiny)
+def underflow(dtype: torch.dtype) -> float:
+    """What counts as zero: next to underflow numbers have no digits left."""
+    return 64 * torch.finfo(dtype).tiny
 
 
-def _jumps(value: Tensor, others: list[Tensor]) -> Tensor:
-    """Where one of several gradients, of inputs next to each other, is quite another number."""
-    jumps = torch.zeros_like(value, dtype=torch.bool)
-    for other in others:
-        scale = torch.maximum(value.abs(), other.abs())
-        jumps |= ((other - value).abs() > JUMP * scale) & other.isfinite()
-    return jumps
+def _jumps(value: Tensor, other: Tensor) -> Tensor:
+    """Where the gradient of inputs next to these is quite another number."""
+    scale = torch.maximum(value.abs(), other.abs())
+    return ((other - value).abs() > JUMP * scale) & other.isfinite()
+
+
+def _shared(at: Tensor, least: Tensor, most: Tensor) -> tuple[Tensor, Tensor]:
+    """For each entry the least and the most of all entries where the input is the same number."""
+    numbers, group = torch.unique(at, return_inverse=True)
+    group = group.flatten()
+    bounds = []
+    for bound, reduce in ((least, "amin"), (most, "amax")):
+        of_group = torch.zeros(len(numbers), dtype=bound.dtype, device=bound.device)
+        of_group = of_group.scatter_reduce(0, group, bound.flatten(), reduce, include_self=False)
+        bounds.append(of_group[group].reshape(at.shape))
+    return bounds[0], bounds[1]
 
 
 def _noise(x: Tensor, salt: int) -> Tensor:
-    """Noise in [-1, 1] that depends on the number alone, so that equal numbers stay equal."""
-    offset = (salt * 0x14057B7EF767814F) % 2**63
-    bits = x.contiguous().view(torch.int64) * 0x5851F42D4C957F2D + offset
-    bits = (bits ^ (bits >> 29)) * 0x2545F4914F6CDD1D
-    return (bits >> 11).double() / 2.0**52
+    """Noise in [-1, 1) that depends on the number alone, so that equal numbers stay equal."""
+    # Multiplicative hashing (Knuth): of the bits that the product overflows into, the upper ones.
+    bits = (x.double() + 0.0).view(torch.int64)  # + 0.0, which has both signs of zero the same
+    bits = (bits ^ (bits >> 29)) * (_ODD * (2 * salt + 1) % 2**63)
+    bits = (bits ^ (bits >> 32)) * _ODD
+    return (bits >> 11).double() * 2.0**-52
 
 
-def _rounded(x: Any, salt: int, size: float) -> Any:
-    if not (isinstance(x, Tensor) and x.dtype == torch.float64):
-        return x
-    return torch.where(x.isfinite(), x * (1 + size * _noise(x, salt)), x)
+_ODD = 0x1E3779B97F4A7C15
 
 
-def _moved(x: Any, salt: int, keep_ties: bool) -> Any:
-    """``x`` a little further on, also where it is zero."""
-    if not (isinstance(x, Tensor) and x.dtype == torch.float64):
-        return x
+def _rounded(x: Tensor, salt: int, size: float) -> Tensor:
+    if x.numel() > CACHED:  # piece by piece, each of which stays in cache through all the steps
+        pieces = x.flatten().chunk(-(-x.numel() // CACHED))
+        return torch.cat([_rounded(piece, salt, size) for piece in pieces]).view(x.shape)
+    return (x * (1 + size * _noise(x, salt))).to(x.dtype)
+
+
+def _moved(x: Tensor, salt: int, size: float, apart: int | None) -> Tensor:
+    """``x`` a little further on, also where it is zero; equal numbers together, or ``apart``."""
     noise = _noise(x, salt)
-    if not keep_ties:
+    if apart is not None:
         place = torch.arange(x.numel(), dtype=torch.float64, device=x.device).reshape(x.shape)
-        noise = _noise(place + 0.5, salt)
+        noise = _noise(place + 0.5, salt + 1000 * apart)
     scale = torch.where(x == 0, 1.0, x.abs())
-    return torch.where(x.isfinite(), x + SMALL * scale * noise, x)
+    return torch.where(x.isfinite(), x + size * scale * noise, x).to(x.dtype)
 
 
-class _Rounding(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's is untyped
-    """Disturb the result of every operation that rounds, forward and backward."""
+_ROUNDING = frozenset(
+    """add sub rsub mul div reciprocal exp exp2 expm1 log log1p log2 sqrt rsqrt pow tanh sigmoid erf
+    erfc sin cos sum mean var std var_mean mm bmm addmm baddbmm addcmul dot mv prod cumsum
+    _softmax _log_softmax logsumexp convolution native_layer_norm native_batch_norm
+    linalg_vector_norm index_add scatter_add index_put embedding_dense_backward""".split()  # noqa: SIM905  # reads better
+)
+"""Operations that pick nothing, so that what they give need not be looked for in what they got."""
 
-    def __init__(self, salt: int, size: float) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]  # as above
+_FUSED = frozenset(
+    {"gelu", "silu", "mish", "softplus", "elu", "log_sigmoid_forward", "logit", "hardswish"}
+)
+"""Forward operations whose steps round, beside all the backward ones."""
+
+_PICKING = frozenset(
+    """neg abs clone where gather index index_select embedding amax amin max min maximum
+    minimum sort topk cat stack relu clamp clamp_min masked_fill zeros_like ones_like full_like
+    new_zeros new_ones new_full zeros ones full scalar_tensor expand copy flip roll sign
+    threshold_backward sgn slice_backward select_backward
+    value_selecting_reduction_backward""".split()  # noqa: SIM905  # as above
+)
+"""Operations that only pick or place numbers, and round nothing."""
+
+
+class _Mode(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's is untyped
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """No: nothing here is compiled, and torch would import its compiler to skip it."""
+        return False
+
+
+class _Rounding(_Mode):
+    """Disturb the result of every operation that rounds, forward and backward.
+
+    ``size``: the relative disturbance that stands for the eps ``finest``; what is computed in a
+    coarser precision is disturbed by as much more, up to ``most``. ``vanished``: whether that made
+    no difference in some precision.
+    """
+
+    def __init__(self, salt: int, size: float, finest: float, most: float) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]  # torch's is untyped
         self.salt = salt
         self.size = size
+        self.finest = finest
+        self.most = most
+        self.vanished = False
 
     def __torch_dispatch__(
         self,
@@ -242,22 +516,42 @@ class _Rounding(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's 
         args: tuple[Any, ...] = (),
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
-        result = func(*args, **(kwargs or {}))
-        schema = func._schema
-        if schema.is_mutable or any(r.alias_info is not None for r in schema.returns):
-            return result
+        kwargs = kwargs or {}
+        schema, operation = func._schema, func.overloadpacket.__name__
+        places = schema.is_mutable or any(r.alias_info is not None for r in schema.returns)
+        if operation in _PICKING or places:
+            return func(*args, **kwargs)
+        fused = operation.endswith(("_backward", "_backward_data")) or operation in _FUSED
+        if fused and func in decomposition_table:
+            with self:  # in its steps, each of which rounds
+                result = decomposition_table[func](*args, **kwargs)
+            if result is not NotImplemented:
+                return result
+        result = func(*args, **kwargs)
         self.salt += 1
-        given = [
-            v.abs().flatten()
-            for v in tree_flatten((args, kwargs))[0]
-            if isinstance(v, Tensor) and v.dtype == torch.float64
-        ]
 
         def disturb(out: Any) -> Any:
-            if not (isinstance(out, Tensor) and out.dtype == torch.float64):
+            strided = isinstance(out, Tensor) and out.layout == torch.strided
+            # Autograd's zeros have no memory, and no rounding.
+            if not strided or not out.is_floating_point() or out._is_zerotensor():
                 return out
+            if operation not in _ROUNDING and ((out == 0) | (out == 1)).all():  # a mask
+                return out
+            eps = torch.finfo(out.dtype).eps
+            size = self.size * max(1.0, eps / self.finest)
+            self.vanished |= size < 4 * eps
+            if operation == "_to_copy" and out.dtype == torch.float64:
+                return out
+            rounded = _rounded(out, self.salt, min(size, self.most))
+            if operation in _ROUNDING or out.numel() > SEARCHED:
+                return rounded
+            given = [v for v in tree_flatten((args, kwargs))[0] if isinstance(v, Tensor)]
+            known = [v for v in given if v.dtype == out.dtype and v.numel() <= SEARCHED]
+            known = [v for v in known if v.layout == torch.strided]
+            if not known:
+                return rounded
             # What is one of the numbers given was picked, not rounded.
-            picked = torch.isin(out.abs(), torch.cat(given)) if given else torch.ones_like(out) > 0
-            return torch.where(picked, out, _rounded(out, self.salt, self.size))
+            numbers = torch.cat([v.abs().flatten() for v in known])
+            return torch.where(torch.isin(out.abs(), numbers), out, rounded)
 
-        return tree_map(disturb, result)
+        return disturb(result) if isinstance(result, Tensor) else tree_map(disturb, result)

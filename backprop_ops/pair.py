@@ -16,6 +16,7 @@ import inspect
 import pkgutil
 import types
 import typing
+from collections import namedtuple
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -73,9 +74,9 @@ class Pair:
         ``record`` is the NamedTuple that ``forward`` returns, for one whose return annotation does
         not say so.
         """
-        name, name_backward = _name(forward), _name(backward)
+        name, name_backward = function_name(forward), function_name(backward)
         inputs, options = _parameters(forward)
-        hints = _hints(forward)
+        hints = parameter_hints(forward)
         slotted = {p: _has_slot(hints[p]) if p in hints else None for p in inputs}
         fields, kept = _fields(name, hints, record)
 
@@ -147,6 +148,16 @@ class Pair:
             if slotted or (slotted is None and _any_takes_gradient(arguments[name]))
         )
 
+    def call(self, arguments: Mapping[str, Any]) -> Any:
+        """The forward's result, of arguments as `arguments` gives them."""
+        inputs = [arguments[name] for name in self.inputs]
+        return self.forward(*inputs, **{name: arguments[name] for name in self.options})
+
+    def leaves(self, arguments: Mapping[str, Any]) -> dict[str, Tensor]:
+        """Every tensor that has a gradient, by name: ``x``, and ``xs[0]`` in a sequence ``xs``."""
+        parts = (part for name in self.slots(arguments) for part in _parts(name, arguments[name]))
+        return {leaf: value for leaf, value in parts if takes_gradient(value)}
+
     def gradients(
         self, arguments: Mapping[str, Any], result: Any, upstreams: Mapping[str, Tensor]
     ) -> dict[str, Any]:
@@ -161,14 +172,38 @@ class Pair:
         positional = [values[p.name] for p in asked if p.kind in _POSITIONAL]
         keyword = {p.name: values[p.name] for p in asked if p.kind not in _POSITIONAL}
         returned = self.backward(*positional, **keyword)
-        gradients = returned if isinstance(returned, tuple) else (returned,)
         slots = self.slots(arguments)
+        gradients = returned if isinstance(returned, tuple) else (returned,)
+        sequence = len(slots) == 1 and isinstance(arguments[slots[0]], (tuple, list))
+        if sequence and not (len(gradients) == 1 and isinstance(gradients[0], (tuple, list))):
+            gradients = (gradients,)  # what a single slot holds may come as it is
         if len(gradients) != len(slots):
             raise PairError(
                 f"{self.name}_backward must return {len(slots)} gradient(s), "
                 f"one for each of {_listed(slots)}, came {len(gradients)}"
             )
         return dict(zip(slots, gradients, strict=True))
+
+
+def replaced(arguments: Mapping[str, Any], leaves: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments with other leaves, named as `Pair.leaves` names them."""
+    return {
+        name: leaves.get(name, value)
+        if not any(leaf.startswith(f"{name}[") for leaf in leaves)
+        else type(value)([leaves.get(leaf, part) for leaf, part in _parts(name, value)])
+        for name, value in arguments.items()
+    }
+
+
+def leaf_gradients(gradients: Mapping[str, Any]) -> dict[str, Any]:
+    """What `Pair.gradients` returns, a sequence's tuple taken apart as `Pair.leaves` does."""
+    return dict(part for name, value in gradients.items() for part in _parts(name, value))
+
+
+def _parts(name: str, value: Any) -> list[tuple[str, Any]]:
+    if isinstance(value, (tuple, list)):
+        return [(f"{name}[{i}]", part) for i, part in enumerate(value)]
+    return [(name, value)]
 
 
 def takes_gradient(value: object) -> typing.TypeGuard[Tensor]:
@@ -216,7 +251,12 @@ def pairs_of(module: types.ModuleType) -> list[Pair]:
     return pairs
 
 
-def _name(function: Callable[..., Any]) -> str:
+def make_record(name: str, fields: Sequence[str]) -> Any:
+    """A NamedTuple whose fields are known only now."""
+    return namedtuple(name, fields)
+
+
+def function_name(function: Callable[..., Any]) -> str:
     return getattr(function, "__name__", type(function).__name__)
 
 
@@ -229,12 +269,13 @@ def _signature(function: Callable[..., Any]) -> inspect.Signature:
         signature = inspect.signature(function)
     except ValueError:  # most of what is written in C
         raise PairError(
-            f"{_name(function)} has no signature to bind by name; wrap it in a function"
+            f"{function_name(function)} has no signature to bind by name; wrap it in a function"
         ) from None
     for parameter in signature.parameters.values():
         if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
             raise PairError(
-                f"{_name(function)}: {parameter} cannot be bound by name; write each parameter out"
+                f"{function_name(function)}: {parameter} cannot be bound by name; write each "
+                f"parameter out"
             )
     return signature
 
@@ -245,7 +286,7 @@ def _parameters(forward: Callable[..., Any]) -> tuple[tuple[str, ...], tuple[str
     return inputs, tuple(p.name for p in parameters if p.kind not in _POSITIONAL)
 
 
-def _hints(annotated: Any) -> dict[str, Any]:
+def parameter_hints(annotated: Any) -> dict[str, Any]:
     """The annotations that can be resolved; one that cannot counts as not written.
 
     A record defined inside a function is out of reach under ``from __future__ import annotations``.
@@ -295,7 +336,7 @@ def _fields(
             )
         return ("out",), ()
     fields: tuple[str, ...] = record._fields  # type: ignore[attr-defined]  # a NamedTuple has it
-    field_hints = _hints(record)
+    field_hints = parameter_hints(record)
     kept = tuple(f for f in fields if _is_kept(field_hints.get(f)))
     if not kept and not hints:
         return fields, None

@@ -1,0 +1,121 @@
+"""The backward that autograd already has for a function, as a pair: a Function's, a compiled one's.
+
+The forward keeps autograd's graph between the two calls, and the backward sends the upstreams
+through it.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from backprop_ops.pair import Pair, function_name, make_record, takes_gradient
+
+_LEAVES = "attached_leaves"
+
+
+def attached(
+    function: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any], result: Any
+) -> Pair:
+    """The pair of ``function`` and its own backward; ``result`` is what it makes of the sample."""
+    name, inputs = _name(function), _inputs(function, len(args))
+    named = _named(name, result)
+    outputs = tuple(o for o, v in named.items() if takes_gradient(v))
+    if not outputs:
+        raise TypeError(f"{name} must return a Tensor or a tuple of Tensors, came {type(result)}")
+    record: Any = make_record("Attached", (*outputs, _LEAVES))
+
+    def forward(*inputs: Any, **options: Any) -> Any:
+        with torch.enable_grad():
+            attached_inputs = tuple(_attach(value) for value in inputs)
+            fields = _named(name, function(*attached_inputs, **options))
+        leaves = tuple(v for value in attached_inputs for v in _parts(value) if takes_gradient(v))
+        return record(*(fields[output] for output in outputs), leaves)
+
+    def backward(*values: Any) -> tuple[Any, ...]:
+        upstreams, results = values[: len(outputs)], values[len(outputs) : 2 * len(outputs)]
+        leaves = values[2 * len(outputs)]
+        flowing = [(r, u) for r, u in zip(results, upstreams, strict=True) if r.requires_grad]
+        if not flowing:
+            return (None,) * len(leaves)
+        gradients = torch.autograd.grad(
+            [r for r, _ in flowing],
+            leaves,
+            [u for _, u in flowing],
+            retain_graph=True,
+            allow_unused=True,
+        )
+        remaining = iter(gradients)
+        return tuple(
+            tuple(next(remaining) for _ in args[i])
+            if isinstance(args[i], (tuple, list))
+            else next(remaining)
+            for i in slots
+        )
+
+    slots = [i for i, value in enumerate(args) if any(map(takes_gradient, _parts(value)))]
+    asked = (*(f"d{output}" for output in outputs), *outputs, _LEAVES)
+    forward.__signature__ = _signature(inputs, kwargs)  # type: ignore[attr-defined]
+    backward.__signature__ = _signature(asked, {})  # type: ignore[attr-defined]
+    forward.__name__, backward.__name__ = name, f"{name}_backward"
+    forward.__wrapped__ = function  # type: ignore[attr-defined]
+    slotted = {name: i in slots for i, name in enumerate(inputs)}
+    options = tuple(kwargs)
+    saved = (*outputs, _LEAVES)
+    return Pair(name, forward, backward, inputs, options, outputs, (_LEAVES,), saved, slotted)
+
+
+def _name(function: Callable[..., Any]) -> str:
+    owner = getattr(function, "__self__", None)
+    is_function = isinstance(owner, type) and issubclass(owner, torch.autograd.Function)
+    return owner.__name__ if is_function else function_name(function)  # type: ignore[union-attr]
+
+
+def _inputs(function: Callable[..., Any], count: int) -> tuple[str, ...]:
+    """The names of the arguments: the function's own, or those of a Function's ``forward``."""
+    owner = getattr(function, "__self__", None)
+    if isinstance(owner, type) and issubclass(owner, torch.autograd.Function):
+        names = list(inspect.signature(owner.forward).parameters)
+        names = names[len(names) - count :]  # without ctx, where it takes one
+    else:
+        try:
+            parameters = inspect.signature(function).parameters.values()
+        except ValueError:  # most of what is written in C
+            parameters = {}.values()
+        positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+        names = [p.name for p in parameters if p.kind in positional][:count]
+    return tuple(names) if len(names) == count else tuple(f"arg{i}" for i in range(count))
+
+
+def _named(name: str, result: Any) -> dict[str, Any]:
+    if isinstance(result, Tensor):
+        return {"out": result}
+    if isinstance(result, tuple) and hasattr(result, "_fields"):
+        return dict(zip(result._fields, result, strict=True))
+    if isinstance(result, (tuple, list)):
+        return {f"out{i}": value for i, value in enumerate(result)}
+    raise TypeError(f"{name} must return a Tensor or a tuple of Tensors, came {type(result)}")
+
+
+def _attach(value: Any) -> Any:
+    if isinstance(value, (tuple, list)):
+        return type(value)([_attach(part) for part in value])
+    return value.detach().requires_grad_() if takes_gradient(value) else value
+
+
+def _parts(value: Any) -> tuple[Any, ...]:
+    return tuple(value) if isinstance(value, (tuple, list)) else (value,)
+
+
+def _signature(positional: tuple[str, ...], keyword: Mapping[str, Any]) -> inspect.Signature:
+    parameter = inspect.Parameter
+    return inspect.Signature(
+        [
+            *(parameter(name, parameter.POSITIONAL_OR_KEYWORD) for name in positional),
+            *(parameter(name, parameter.KEYWORD_ONLY) for name in keyword),
+        ]
+    )
