@@ -1,29 +1,78 @@
-"""The likely mistake behind a wrong gradient: the one that explains the whole residual."""
+"""The likely mistake behind a failure: the one that explains the whole residual.
+
+Each known mistake is tried on the right gradient, or undone on the wrong one; it is named where
+every entry then agrees. Mistakes that only some inputs show are told by what the input has that the
+caller's sample lacks.
+"""
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor
+from collections.abc import Iterator
 
-from backprop_ops.judging import Judge
+from backprop_ops.evidence import Evidence, Likely
+from backprop_ops.mistakes import calls, factors, indices, options, sizes, terms, upstreams, values
+from backprop_ops.properties import Finding
 
 
-def likely_mistake(judge: Judge, name: str, gradient: Tensor) -> str | None:
-    """The key of the known mistake that, undone, makes every entry right; None where none does."""
-    value, given = judge.expected[name], gradient.double()
+def likely_mistake(evidence: Evidence, finding: Finding) -> Likely | None:
+    """The known mistake that explains a finding; None where none does."""
+    if finding.input is None or finding.property == "call":
+        return next(calls.of_a_call(evidence, finding), None)
+    try:
+        return next(_likely(evidence, finding), None)
+    except Exception:  # a backward that does not come twice to the same
+        return None
 
-    def explains(mended: Tensor) -> bool:
-        return not judge.wrong(name, mended.to(gradient.dtype)).any()
 
-    if (given.isfinite() != value.isfinite()).any():
-        return "nan" if given.isnan().any() else "overflow"
-    if not given.any():
-        return "zero-gradient"
-    if explains(-given):
-        return "sign"
-    if value.dim() == 2 and value.shape[0] == value.shape[1] and explains(given.mT):
-        return "transposed"
-    at = torch.unravel_index(value.abs().argmax(), value.shape)
-    if given[at] != 0 and explains(given * (value[at] / given[at])):
-        return "factor"
-    return None
+def _likely(evidence: Evidence, finding: Finding) -> Iterator[Likely]:
+    if finding.property == "shape":
+        if evidence.case.family == "options":
+            variation = evidence.case.variation
+            yield "option-ignored", f"{evidence.name} has the wrong shape when {variation}"
+        yield from sizes.of_the_shape(evidence)
+        return
+    if finding.property == "layout":
+        return
+    if finding.property in ("zero", "linearity"):
+        return
+    judged = evidence.expected.isfinite()
+    if not evidence.given[judged].isfinite().all():
+        yield from values.not_finite(evidence)
+        return
+    tests = (
+        *((values.ties,) if evidence.case.family in ("values", "inputs") else ()),
+        factors.zero,
+        factors.sign,
+        upstreams.broadcast,
+        upstreams.upstream,
+        options.option,
+        calls.state,
+        indices.ignored_rows,
+        indices.repeated,
+        factors.factor,
+        *((options.sample_option,) if options.is_plain_option(evidence.case) else ()),
+        factors.swapped,
+        factors.transposed,
+        values.eps,
+        terms.flow,
+        sizes.size,
+        values.ties,
+        values.guard,
+        sizes.bessel,
+        indices.off_by_one,
+        sizes.block,
+        values.precision,
+        terms.mean_term,
+        terms.forgotten,
+        sizes.axis,
+        terms.term,
+        terms.jacobian,
+        values.coarse,
+        values.large_numbers,
+        options.sample_option,
+    )
+    for test in tests:
+        try:
+            yield from test(evidence)
+        except Exception:  # an experiment that cannot be made on these inputs
+            continue
