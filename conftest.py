@@ -1,16 +1,26 @@
-"""What holds for every run of pytest here: profiles, which tests run, and the table at the end."""
+"""What holds for every run of pytest here: profiles, and which tests run."""
 
 from __future__ import annotations
 
 import os
 
 import pytest
+import torch
 from hypothesis import settings
+
+if "PYTEST_XDIST_WORKER" in os.environ:  # the workers share the cores
+    torch.set_num_threads(1)
 
 settings.register_profile("dev", deadline=None, max_examples=20)
 settings.register_profile("ci", deadline=None, max_examples=20, derandomize=True)
 settings.register_profile("deep", deadline=None, max_examples=500)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci" if "CI" in os.environ else "dev"))
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """As Hypothesis does under the profile `ci`: a run there draws what the last one drew."""
+    if "CI" in os.environ and config.getoption("backward_seed") is None:
+        config.option.backward_seed = 0
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -21,17 +31,3 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     selected = [item for item in items if ("benchmark" in item.fixturenames) == only]
     config.hook.pytest_deselected(items=[item for item in items if item not in selected])
     items[:] = selected
-
-
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Every row that was compared, as the lecture prints them."""
-    rows = [
-        value
-        for report in terminalreporter.getreports("passed") + terminalreporter.getreports("failed")
-        for name, value in report.user_properties
-        if name == "comparison"
-    ]
-    if rows:
-        terminalreporter.section("gradients by hand against autograd")
-        for row in sorted(rows):
-            terminalreporter.write_line(row)

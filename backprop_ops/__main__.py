@@ -55,8 +55,18 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _add_check(commands: argparse._SubParsersAction[_Parser]) -> None:
-    summary = "compare every gradient of the lecture's network with autograd's"
+    summary = (
+        "compare every gradient of the lecture's network, or of your own file, with autograd's"
+    )
     check = commands.add_parser("check", help=summary, description=summary)
+    check.add_argument(
+        "target",
+        nargs="?",
+        metavar="FILE.py[::NAME]",
+        help="in place of the network, check NAME and NAME_backward of a file on what its "
+        "NAME_sample() returns, or all of the file that have a sample; of the options only --seed "
+        "applies, which is fresh by default",
+    )
     _add_names(check)
     _add_options(check, hidden=64)
     check.add_argument("--dtype", choices=("float32", "float64"), help="precision (float32)")
@@ -64,6 +74,29 @@ def _add_check(commands: argparse._SubParsersAction[_Parser]) -> None:
 
 
 def _check(arguments: argparse.Namespace) -> int:
+    return _check_network(arguments) if arguments.target is None else _check_file(arguments)
+
+
+def _check_file(arguments: argparse.Namespace) -> int:
+    from backprop_ops.userfile import FileError, check_file
+
+    for option in _given(arguments, "names", "hidden", "batch_size", "dtype"):
+        _refuse(
+            arguments,
+            f"argument --{option.replace('_', '-')}: is for the lecture's network, "
+            f"not for {arguments.target}",
+        )
+    correct = True
+    try:
+        for report in check_file(arguments.target, arguments.seed):
+            print(report)
+            correct = correct and report.ok
+    except FileError as error:
+        _refuse(arguments, " ".join(str(error).split()))
+    return 0 if correct else 1
+
+
+def _check_network(arguments: argparse.Namespace) -> int:
     from backprop_ops.exercises import run_exercises
 
     dataset = _dataset(arguments)

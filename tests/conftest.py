@@ -1,12 +1,14 @@
-"""The lists of names that the tests use."""
+"""The lists of names that the tests use, and checks that the run's table leaves out."""
 
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from backprop_ops import ambient
 from backprop_ops.data import Dataset, build_dataset, read_names
 
 
@@ -40,3 +42,10 @@ def few_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def few(few_file: Path) -> Dataset:
     return build_dataset(read_names(few_file))
+
+
+@pytest.fixture
+def unseen(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For checks of what is wrong on purpose, which does not belong into the run's table."""
+    quiet = replace(ambient.current, observe=ambient.Ambient().observe)
+    monkeypatch.setattr(ambient, "current", quiet)

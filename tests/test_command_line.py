@@ -8,11 +8,13 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 
+from backprop_ops import ambient
 from backprop_ops.__main__ import main
 from backprop_ops.data import Dataset
 from backprop_ops.network import LECTURE_ROWS
@@ -220,6 +222,192 @@ def test_resumed_with_other_options(
     training.save(file)
     arguments = ("train", "--names", few_file, "--resume", file, *options)
     assert_refused(capsys, arguments, message.format(file))
+
+
+PAIRS = """\
+import torch
+from typing import NamedTuple
+
+from backprop_ops import Kept
+from factors import TWO
+
+def scaled(x, *, by=1.0):
+    return x * x * by
+
+def scaled_backward(dout, x, *, by):
+    return -dout * 2 * x * by
+
+def scaled_sample():
+    return (torch.randn(2, 3),), {"by": 2.0}
+
+class Square(NamedTuple):
+    out: "torch.Tensor"
+    double: "Kept"
+
+def square(x: torch.Tensor) -> Square:
+    return Square(x * x, TWO * x)
+
+assert square.__annotations__["x"] is torch.Tensor  # unless the file says otherwise itself
+
+def square_backward(dout, double):
+    return double * dout
+
+def square_sample():
+    return (torch.randn(2, 3),)
+
+def unsampled(x):
+    return x
+
+def unsampled_backward(dout):
+    return dout
+
+if __name__ == "__main__":
+    raise SystemExit("not as a script")
+"""
+
+
+@pytest.fixture
+def pairs_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A file of pairs, which may also be checked in this process."""
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.setattr(ambient, "current", ambient.Ambient())  # for no table of this run
+    file = tmp_path / "my_pairs.py"
+    file.write_text(PAIRS)
+    (tmp_path / "factors.py").write_text("TWO = 2\n")
+    yield file
+    for module in ("my_pairs", "my_pairs_py", "factors"):
+        sys.modules.pop(module, None)
+
+
+def test_check_of_a_right_pair(pairs_file: Path) -> None:
+    result = run("check", f"{pairs_file}::square")
+    assert result.returncode == 0, result.stderr
+    verdict, row = result.stdout.splitlines()[:2]
+    assert verdict == "square_backward: correct"
+    assert rows(row.strip()) == [("dx", "True", "True", "0.0")]
+
+
+def test_check_of_a_wrong_pair(pairs_file: Path) -> None:
+    result = run("check", f"{pairs_file}::scaled", "--seed", 3)
+    assert result.returncode == 1, result.stderr
+    assert result.stdout.startswith("scaled_backward: wrong\n")
+    assert "likely mistake (sign)" in result.stdout
+    assert "from my_pairs import scaled, scaled_backward\n" in result.stdout
+    assert "by = 2.0\n" in result.stdout
+    assert "seed 3" in result.stdout
+    assert run("check", f"{pairs_file}::scaled", "--seed", 3).stdout == result.stdout
+
+
+def test_check_of_every_pair_of_a_file(
+    pairs_file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["check", str(pairs_file)]) == 1
+    stdout, stderr = capsys.readouterr()
+    assert re.findall(r"^(\w+_backward): (\w+)$", stdout, re.MULTILINE) == [
+        ("scaled_backward", "wrong"),
+        ("square_backward", "correct"),
+    ]
+    assert stderr == ""
+
+
+def test_check_of_a_file_twice_in_a_second(
+    pairs_file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Python would take the bytecode of the first for that of the second."""
+    assert main(["check", f"{pairs_file}::scaled"]) == 1
+    times = pairs_file.stat()
+    pairs_file.write_text(PAIRS.replace("-dout *", "+dout *"))
+    os.utime(pairs_file, (times.st_atime, times.st_mtime))
+    assert main(["check", f"{pairs_file}::scaled"]) == 0
+    assert "scaled_backward: correct" in capsys.readouterr().out
+
+
+BAD_FILES = {
+    "missing file": ("none.py::square", "", "none.py: No such file or directory"),
+    "folder": (".::square", "", ".: Is a directory"),
+    "no such function": (
+        "my_pairs.py::sqare",
+        "",
+        "my_pairs.py has no function 'sqare': did you mean 'square'?",
+    ),
+    "no function": ("my_pairs.py::TWO", "", "has no function 'TWO'"),
+    "no name": ("my_pairs.py::", "", "has no function ''"),
+    "no backward": (
+        "my_pairs.py::alone",
+        "def alone(x): return x",
+        "no function 'alone_backward'\n",
+    ),
+    "no sample": ("my_pairs.py::unsampled", "", "has no function 'unsampled_sample'\n"),
+    "no sample at all": (
+        "my_pairs.py",
+        "del square_sample, scaled_sample",
+        "my_pairs.py has no NAME with a NAME_sample",
+    ),
+    "sample is no tuple": (
+        "my_pairs.py::square",
+        "def square_sample(): return torch.ones(2)",
+        "square_sample must return a tuple of arguments, came Tensor",
+    ),
+    "sample raises": (
+        "my_pairs.py::square",
+        "def square_sample():\n    return torch.ones(2) @ torch.ones(3)",
+        "my_pairs.py, line 40: RuntimeError: ",
+    ),
+    "sample raises in two lines": (
+        "my_pairs.py::square",
+        "def square_sample(): raise ValueError('one\\ntwo')",
+        "line 39: ValueError: one two\n",
+    ),
+    "import fails": (
+        "my_pairs.py::square",
+        "here = missing",
+        "my_pairs.py, line 39: NameError: name 'missing' is not defined",
+    ),
+    "import exits": ("my_pairs.py::square", "raise SystemExit(3)", "line 39: SystemExit: 3"),
+    "syntax": ("my_pairs.py::square", "def f(:", "my_pairs.py, line 39: SyntaxError: invalid"),
+    "syntax of what it imports": (
+        "my_pairs.py::square",
+        "from pathlib import Path; Path('bad.py').write_text('f(')\nimport bad",
+        "my_pairs.py, line 40: SyntaxError: '(' was never closed (bad.py, line 1)",
+    ),
+    "forward that refuses its sample": (
+        "my_pairs.py::square",
+        "def square_sample(): return (torch.ones(2), 1)",
+        "raises TypeError on the sample: square() takes 1 positional",
+    ),
+    "no pair": (
+        "my_pairs.py::square",
+        "def square_backward(dout, doubel): return doubel * dout",
+        "my_pairs.py: square_backward asks for 'doubel'",
+    ),
+    "option of the network": (
+        "my_pairs.py::square --batch-size 9",
+        "",
+        "argument --batch-size: is for the lecture's network, not for my_pairs.py::square",
+    ),
+}
+
+
+@pytest.mark.parametrize(("command", "source", "message"), BAD_FILES.values(), ids=BAD_FILES)
+def test_file_that_cannot_be_checked(
+    pairs_file: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    command: str,
+    source: str,
+    message: str,
+) -> None:
+    monkeypatch.chdir(pairs_file.parent)
+    pairs_file.write_text(f"{PAIRS}{source}\n")
+    assert_refused(capsys, ("check", *command.split()), message)
+
+
+def test_file_that_cannot_be_checked_as_a_process(pairs_file: Path) -> None:
+    pairs_file.write_text("import torch\n\n1 / 0\n")
+    result = run("check", pairs_file)
+    assert result.returncode == 2
+    expected = f"{pairs_file}, line 3: ZeroDivisionError: division by zero\n"
+    assert result.stderr == f"backprop-ops check: error: {expected}"
 
 
 def test_reader_that_has_seen_enough(few_file: Path) -> None:

@@ -20,6 +20,8 @@ SAMPLES = {
         sample(real("n c"), real("c d"), real("d")),
         sample(real("n c"), real("c d"), real("1 d")),
         sample(real("n c"), real("c d"), None),
+        sample(real("n 0"), real("0 d"), real("d")),  # nothing but the bias
+        sample(real("n c"), real("c 0"), None),
         sample(real("t n c"), real("c d"), real("d")),
         sample(real("c"), real("c d"), real("d")),
     ],

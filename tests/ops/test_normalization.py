@@ -26,6 +26,8 @@ SAMPLES = {
     "batchnorm_inference": [
         sample(real("n c"), real("1 c"), real("1 c"), mean=real("1 c"), var=positive("1 c")),
         sample(real("n c"), real("c"), real("c"), mean=real("c"), var=positive("c"), eps=0.1),
+        sample(real("n c"), real("1 c"), real("1 c"), mean=real("c"), var=positive("c")),
+        sample(real("n c"), real("c"), real("c"), mean=real("1 c"), var=positive("1 c")),
     ],
 }
 
