@@ -7,18 +7,24 @@ from pathlib import Path
 
 import pytest
 
+from backprop_ops import assert_backward
+
 README = Path(__file__).parent.parent / "README.md"
 SNIPPETS = re.findall(r"```python\n(.*?)```", README.read_text("utf-8"), re.DOTALL)
 WHOLE = [snippet for snippet in SNIPPETS if snippet.startswith("import torch\n")]
 
 
 def test_there_are_snippets() -> None:
-    assert len(WHOLE) >= 2
+    assert len(WHOLE) >= 5
 
 
 @pytest.mark.parametrize("snippet", WHOLE)
 def test_snippet(snippet: str, capsys: pytest.CaptureFixture[str]) -> None:
-    exec(compile(snippet, str(README), "exec"), {"__name__": "readme"})
+    names = {"__name__": "readme"}
+    exec(compile(snippet, str(README), "exec"), names)
+    for name, test in names.items():
+        if name.startswith("test_"):
+            test(assert_backward)  # type: ignore[operator]
     assert "wrong" not in capsys.readouterr().out
 
 
