@@ -25,7 +25,10 @@ class Comparison:
 
     @classmethod
     def of(cls, name: str, grad: Tensor, expected: Tensor) -> Comparison:
-        grad, expected = grad.detach(), expected.detach()
+        # An embedding may leave a sparse gradient.
+        grad, expected = (
+            x.detach().to_dense() if x.is_sparse else x.detach() for x in (grad, expected)
+        )
         reason = "; ".join(
             f"{what} {of_grad}, expected {of_expected}"
             for what, of_grad, of_expected in (

@@ -19,7 +19,7 @@ import typing
 from collections import namedtuple
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from typing import Annotated, Any, TypeAlias
 
 from torch import Tensor
@@ -257,7 +257,15 @@ def make_record(name: str, fields: Sequence[str]) -> Any:
 
 
 def function_name(function: Callable[..., Any]) -> str:
+    function = _whole(function)
     return getattr(function, "__name__", type(function).__name__)
+
+
+def _whole(function: Any) -> Any:
+    """What a partial is a part of."""
+    while isinstance(function, partial):
+        function = function.func
+    return function
 
 
 def _listed(names: Iterable[str]) -> str:
@@ -291,11 +299,14 @@ def parameter_hints(annotated: Any) -> dict[str, Any]:
 
     A record defined inside a function is out of reach under ``from __future__ import annotations``.
     """
+    annotated = _whole(annotated)
+    if not hasattr(annotated, "__annotations__"):  # an object that can be called
+        annotated = type(annotated).__call__
     try:
         return typing.get_type_hints(annotated, include_extras=True)
     except Exception:  # whatever the text of an annotation evaluates to
         hints = {}
-        for name, annotation in annotated.__annotations__.items():
+        for name, annotation in getattr(annotated, "__annotations__", {}).items():
             lone = types.SimpleNamespace(__annotations__={name: annotation})
             try:
                 hints.update(

@@ -6,8 +6,8 @@ import contextlib
 import errno
 import os
 import signal
-import tempfile
 import threading
+import uuid
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -295,9 +295,8 @@ def interruption() -> Iterator[threading.Event]:
 
 
 def _temporary_beside(file: Path) -> IO[bytes]:
-    return tempfile.NamedTemporaryFile(
-        dir=file.parent, prefix=f"{file.name}.", suffix=".tmp", delete=False
-    )
+    """A file of this run's own, with the access rights of any new file."""
+    return file.with_name(f"{file.name}.{uuid.uuid4().hex[:8]}.tmp").open("xb")
 
 
 def _check_shapes(checkpoint: Checkpoint) -> None:

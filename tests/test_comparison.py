@@ -88,3 +88,10 @@ def test_nan_and_infinity() -> None:
 
 def test_empty() -> None:
     assert compare("x", ones(0, 3), with_grad(ones(0, 3))).exact
+
+
+def test_sparse_gradient() -> None:
+    embedding = torch.nn.Embedding(5, 3, sparse=True)
+    embedding(tensor([1, 1, 2])).sum().backward()
+    expected = tensor([0.0, 2.0, 1.0, 0.0, 0.0]).unsqueeze(1).expand(5, 3)
+    assert compare("weight", expected, embedding.weight).exact

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import types
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import pytest
@@ -195,3 +196,16 @@ def test_orphan(orphan: str, message: str) -> None:
 def test_every_pair_is_found() -> None:
     assert {"add", "tanh", "sum", "reshape", "linear", "embedding", "batchnorm"} <= set(pairs)
     assert all(name == pair.name for name, pair in pairs.items())
+
+
+def test_partial_and_callable_object() -> None:
+    class Scaled:
+        def __call__(self, x: Tensor, y: Tensor | None, where: Index, *, factor: float) -> Record:
+            return scaled(x, y, where, factor=factor)
+
+    bound = Pair.bind(partial(scaled, factor=3.0), partial(scaled_backward, factor=3.0))
+    assert bound.name == "scaled"
+    assert bound.slotted == {"x": True, "y": True, "where": False}
+    called = Pair.bind(Scaled(), scaled_backward)
+    assert called.name == "Scaled"
+    assert called.slotted == {"x": True, "y": True, "where": False}

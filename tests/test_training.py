@@ -90,6 +90,8 @@ def test_worst_of_several() -> None:
 def test_save_leaves_nothing_else(few: Dataset, tmp_path: Path) -> None:
     Training.start(SMALL, few).save(tmp_path / "run.pt")
     assert [file.name for file in tmp_path.iterdir()] == ["run.pt"]
+    (tmp_path / "plain").touch()  # the rights that any new file has
+    assert (tmp_path / "run.pt").stat().st_mode == (tmp_path / "plain").stat().st_mode
 
 
 def test_a_save_that_fails_keeps_the_one_before(
