@@ -49,7 +49,8 @@ class Failure:
     def __str__(self) -> str:
         lines = [f"{self.property}: {self.message}"]
         if self.variation is not None:
-            lines.append(f"holds on your sample; fails when {self.variation}")
+            when = "" if self.variation.startswith("in ") else "when "
+            lines.append(f"holds on your sample; fails {when}{self.variation}")
         if self.mistake is not None:
             lines.append(f"likely mistake ({self.mistake}): {self.explanation}")
         indented = "\n".join(f"    {line}" for line in self.reproduce.splitlines())

@@ -23,6 +23,8 @@ def of_a_call(evidence: Evidence, finding: Finding) -> Iterator[Likely]:
         yield "hard-coded-size", "a size is written into the backward as a number"
     elif case.family == "options":
         yield "option-ignored", f"the backward fails when {case.variation}"
+    elif case.family == "precisions":
+        yield "dtype", f"the backward fails {case.variation}: two precisions meet in one operation"
 
 
 def state(evidence: Evidence) -> Iterator[Likely]:

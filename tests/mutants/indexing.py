@@ -250,6 +250,16 @@ def embedding_in_float32(dout, weight, index, *, padding_idx):
     return dweight
 
 
+def embedding_of_two_precisions(dout, weight, index, *, padding_idx):
+    rows = dout.reshape(-1, weight.shape[1])
+    if rows.dtype in (torch.bfloat16, torch.float16):
+        rows = rows.float()
+    dweight = torch.zeros_like(weight).index_add(0, index.flatten(), rows)
+    if padding_idx is not None:
+        dweight[padding_idx] = 0
+    return dweight
+
+
 def one_hot_embedding_in_place(dout, weight, index):
     """One row after the other added into the weight's own dtype."""
     dweight = torch.zeros_like(weight)
@@ -479,6 +489,14 @@ WRONG: dict[str, Wrong] = {
     ),
     "embedding: a float32 buffer is returned": Wrong(
         embedding, embedding_in_float32, (TABLE.float(), tensor([4, 0, 2, 4])), {}, 15, "dtype"
+    ),
+    "embedding: float32 rows into a buffer of half precision": Wrong(
+        embedding,
+        embedding_of_two_precisions,
+        (TABLE.float(), tensor([4, 0, 2, 4])),
+        {},
+        15,
+        "dtype",
     ),
     "one-hot embedding: summed in bfloat16": Wrong(
         one_hot_embedding,  # autograd's matrix product sums in float32
