@@ -201,7 +201,11 @@ class Autograd:
         """
         while self._drawn < draws:
             salt = 100 * (self._drawn + 1)
-            coarse = self._rounded(salt, 16 * self._small)
+            try:
+                coarse = self._rounded(salt, 16 * self._small)
+            except Exception:  # at the edge of its domain, as a probability of 1
+                self._drawn += 1
+                continue
             if self._vanished and self._small < SMALL_IN_FLOAT32:
                 self._small = SMALL_IN_FLOAT32
                 continue
@@ -234,19 +238,22 @@ class Autograd:
             for salt, size in itertools.product(range(1, 4), (self._small, -self._small))
         ]
         corners = {
-            name: _Corners(value, value, torch.zeros_like(value, dtype=torch.bool), [])
-            for name, value in self.expected.items()
+            name: _Corners(zero, zero, torch.zeros_like(zero, dtype=torch.bool), [])
+            for name, zero in ((n, torch.zeros_like(value)) for n, value in self.expected.items())
         }
-        for salt, size in itertools.product(range(1, 7), (self._small, -self._small)):
-            for name, gradient in self._moved(salt, size, keep_ties=False).items():
-                value, known = self.expected[name], corners[name]
-                # What lies beyond the domain, as left of zero for a root, bounds nothing.
-                near = torch.where(gradient.isfinite(), gradient, value)
+        for upstreams in self._one_signed_upstreams:
+            here = autograd(self._pair, self._arguments, upstreams)
+            least, most = dict(here), dict(here)
+            for salt, size in itertools.product(range(1, 7), (self._small, -self._small)):
+                for name, gradient in self._moved(salt, size, False, upstreams).items():
+                    # What lies beyond the domain, as left of zero for a root, bounds nothing.
+                    near = torch.where(gradient.isfinite(), gradient, here[name])
+                    least[name] = torch.minimum(least[name], near)
+                    most[name] = torch.maximum(most[name], near)
+            for name, known in corners.items():
+                jumps = _jumps(here[name], least[name]) | _jumps(here[name], most[name])
                 corners[name] = _Corners(
-                    torch.minimum(known.least, near),
-                    torch.maximum(known.most, near),
-                    known.jumps | _jumps(value, near),
-                    [],
+                    known.least + least[name], known.most + most[name], known.jumps | jumps, []
                 )
         for name, (least, most, jumps, _) in corners.items():
             value = self.expected[name]
@@ -259,12 +266,23 @@ class Autograd:
                 ties = torch.isin(at[name], at[name][ties]) & ~corner
                 shared_least, shared_most = _shared(at[name], least, most)
                 # Which of many ties gets most was not seen of each; their sum is what binds them.
-                spread = (shared_most - shared_least) / 2
+                spread = shared_most - shared_least
                 least = torch.where(ties, shared_least - spread, least)
                 most = torch.where(ties, shared_most + spread, most)
             noises = [torch.where(ties, _noise(at[name], salt), 0) for salt in range(1, 4)]
             corners[name] = _Corners(least, most, jumps | ties, noises)
         return corners
+
+    @property
+    def _one_signed_upstreams(self) -> list[Leaves]:
+        """The upstreams' positive part and their negative one, as far as there is any of it.
+
+        Each output may have a corner of its own, and go to its own side of it: apart, what they
+        send through it cannot cancel.
+        """
+        parts = [{n: u.clamp(min=0) for n, u in self._upstreams.items()}]
+        parts.append({n: u.clamp(max=0) for n, u in self._upstreams.items()})
+        return [part for part in parts if any(u.any() for u in part.values())]
 
     @cached_property
     def _one_rounding_apart(self) -> dict[str, tuple[Tensor, Tensor]]:
@@ -319,11 +337,18 @@ class Autograd:
         self._vanished = rounding.vanished
         return gradients
 
-    def _moved(self, salt: int, size: float, keep_ties: bool) -> Leaves:
+    def _moved(
+        self, salt: int, size: float, keep_ties: bool, upstreams: Leaves | None = None
+    ) -> Leaves:
+        """The gradients of inputs next to these; of these where the forward does not take those."""
+        upstreams = self._upstreams if upstreams is None else upstreams
         inputs = self._disturbed(
             lambda x, i: _moved(x, salt, size, None if keep_ties else i), self._movable
         )
-        return autograd(self._pair, inputs, self._upstreams)
+        try:
+            return autograd(self._pair, inputs, upstreams)
+        except Exception:  # beyond its domain, as a probability of more than 1
+            return autograd(self._pair, self._arguments, upstreams)
 
     @cached_property
     def _movable(self) -> frozenset[str]:
@@ -333,7 +358,12 @@ class Autograd:
         for leaf in self.expected:
             for size in (self._small, -self._small):
                 moved = self._disturbed(lambda x, i: _moved(x, 1, size, i), {leaf})  # noqa: B023
-                for name, output in self._outputs(moved).items():
+                try:
+                    outputs = self._outputs(moved)
+                except Exception:  # beyond its domain
+                    movable.discard(leaf)
+                    break
+                for name, output in outputs.items():
                     if not output.numel():
                         continue
                     size_of_both = here[name].abs().amax() + leaves[leaf].abs().amax()
@@ -438,6 +468,7 @@ def _noise(x: Tensor, salt: int) -> Tensor:
     """Noise in [-1, 1) that depends on the number alone, so that equal numbers stay equal."""
     # Multiplicative hashing (Knuth): of the bits that the product overflows into, the upper ones.
     bits = (x.double() + 0.0).view(torch.int64)  # + 0.0, which has both signs of zero the same
+    bits = bits ^ _ODD  # zero, whose bits no product changes, has noise like any other number
     bits = (bits ^ (bits >> 29)) * (_ODD * (2 * salt + 1) % 2**63)
     bits = (bits ^ (bits >> 32)) * _ODD
     return (bits >> 11).double() * 2.0**-52
@@ -543,6 +574,8 @@ class _Rounding(_Mode):
             if operation == "_to_copy" and out.dtype == torch.float64:
                 return out
             rounded = _rounded(out, self.salt, min(size, self.most))
+            # Of disturbed inputs exactly 1 comes only where a limit is reached, without rounding.
+            rounded = torch.where(out.abs() == 1, out, rounded)
             if operation in _ROUNDING or out.numel() > SEARCHED:
                 return rounded
             given = [v for v in tree_flatten((args, kwargs))[0] if isinstance(v, Tensor)]

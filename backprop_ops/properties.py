@@ -218,7 +218,9 @@ class Inspector:
                 try:
                     gradients = self.gradients(needing)
                 except BackwardRaises as error:
-                    if "requires grad" not in str(error):  # numpy and writing want them detached
+                    # Autograd wants inputs detached for numpy, and forbids some writing in place,
+                    # also to what is the function's own.
+                    if not any(word in str(error) for word in ("requires grad", "inplace")):
                         finding = Finding("state", None, str(error), "state", _OTHERS)
                         yield "the inputs require gradients", finding
                 else:
@@ -377,12 +379,16 @@ class Inspector:
 
     def _repeat(self, call: Call, values: Mapping[str, Tensor]) -> Iterator[Finding]:
         again = self.gradients(call)
-        with _uninitialised_is_nan():
-            poisoned = self.gradients(call)
+        try:
+            with _uninitialised_is_nan():
+                poisoned = self.gradients(call)
+        except BackwardRaises as error:
+            if "deterministic" not in str(error):  # as what was compiled says of another mode
+                raise
+            poisoned = again
         for name, value in values.items():
-            if (
-                isinstance(poisoned.get(name), Tensor)
-                and (poisoned[name].isnan() & ~value.isnan()).any()
+            if _same_shape(poisoned.get(name), value) and bool(
+                (poisoned[name].isnan() & ~value.isnan()).any()
             ):
                 message = f"d{name} holds uninitialised memory"
                 explanation = "a buffer made with torch.empty is not written to everywhere"
@@ -561,6 +567,10 @@ def _changed(given: Mapping[str, Any], before: Mapping[str, Any]) -> list[str]:
             for part, copy in zip(parts(value), parts(before[name]), strict=False)
         )
     ]
+
+
+def _same_shape(x: Any, y: Tensor) -> bool:
+    return isinstance(x, Tensor) and x.shape == y.shape
 
 
 def _same_bytes(x: Tensor, y: Tensor) -> bool:
