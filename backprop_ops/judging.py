@@ -502,6 +502,9 @@ _ROUNDING = frozenset(
 )
 """Operations that pick nothing, so that what they give need not be looked for in what they got."""
 
+_SUMMING = frozenset({"sum", "mean", "mm", "bmm", "mv", "dot"})
+"""Operations whose rounding counts by the size of their terms."""
+
 _FUSED = frozenset(
     {"gelu", "silu", "mish", "softplus", "elu", "log_sigmoid_forward", "logit", "hardswish"}
 )
@@ -515,6 +518,11 @@ _PICKING = frozenset(
     value_selecting_reduction_backward""".split()  # noqa: SIM905  # as above
 )
 """Operations that only pick or place numbers, and round nothing."""
+
+
+def _absolute(value: Any) -> Any:
+    floating = isinstance(value, Tensor) and value.is_floating_point()
+    return value.abs() if floating else value
 
 
 class _Mode(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's is untyped
@@ -574,6 +582,10 @@ class _Rounding(_Mode):
             if operation == "_to_copy" and out.dtype == torch.float64:
                 return out
             rounded = _rounded(out, self.salt, min(size, self.most))
+            if operation in _SUMMING:  # each term rounds, however small the sum
+                terms = func(*tree_map(_absolute, args), **tree_map(_absolute, kwargs))
+                rest = terms - out.abs()
+                rounded = rounded + min(size, self.most) * rest * _noise(out, self.salt + 1)
             # Of disturbed inputs exactly 1 comes only where a limit is reached, without rounding.
             rounded = torch.where(out.abs() == 1, out, rounded)
             if operation in _ROUNDING or out.numel() > SEARCHED:
