@@ -243,18 +243,17 @@ class Autograd:
         }
         for upstreams in self._one_signed_upstreams:
             here = autograd(self._pair, self._arguments, upstreams)
-            least, most = dict(here), dict(here)
+            lowest, highest = dict(here), dict(here)
             for salt, size in itertools.product(range(1, 7), (self._small, -self._small)):
                 for name, gradient in self._moved(salt, size, False, upstreams).items():
                     # What lies beyond the domain, as left of zero for a root, bounds nothing.
                     near = torch.where(gradient.isfinite(), gradient, here[name])
-                    least[name] = torch.minimum(least[name], near)
-                    most[name] = torch.maximum(most[name], near)
+                    lowest[name] = torch.minimum(lowest[name], near)
+                    highest[name] = torch.maximum(highest[name], near)
             for name, known in corners.items():
-                jumps = _jumps(here[name], least[name]) | _jumps(here[name], most[name])
-                corners[name] = _Corners(
-                    known.least + least[name], known.most + most[name], known.jumps | jumps, []
-                )
+                low, high = lowest[name], highest[name]
+                jumps = known.jumps | _jumps(here[name], low) | _jumps(here[name], high)
+                corners[name] = _Corners(known.least + low, known.most + high, jumps, [])
         for name, (least, most, jumps, _) in corners.items():
             value = self.expected[name]
             least, most = torch.where(jumps, least, value), torch.where(jumps, most, value)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import sys
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
@@ -16,7 +16,7 @@ from torch import Tensor
 from backprop_ops.differences import Differences
 from backprop_ops.judging import Autograd, Judge, Undifferentiable, as_dtype, underflow
 from backprop_ops.pair import Pair, PairError, leaf_gradients, replaced
-from backprop_ops.variations import Case
+from backprop_ops.variations import Case, accepts
 
 ALLOWED_APART = 64  # units of rounding by which two calls may differ, as atomics make them
 
@@ -53,6 +53,7 @@ class Inspector:
     does not take, by the leaf or variation. ``judged``: the leaves of
     which some case proved something. ``disputed``: those on which the two judges disagree, so that
     what either says is right. ``earlier``: the arguments of the first case and of the last.
+    ``left_changed``: what of torch's global state the backward did not leave as it found it.
     """
 
     pair: Pair
@@ -62,6 +63,7 @@ class Inspector:
     judged: set[str] = field(default_factory=set)
     disputed: set[str] = field(default_factory=set)
     earlier: list[dict[str, Any]] = field(default_factory=list)
+    left_changed: set[str] = field(default_factory=set)
 
     @property
     def backward(self) -> str:
@@ -119,6 +121,7 @@ class Inspector:
     ) -> dict[str, Any]:
         """The backward's gradients by the names of the leaves, and None where it returns none."""
         given = call.upstreams if upstreams is None else upstreams
+        before = [get() for get, _ in _SURROUNDINGS.values()]
         try:
             gradients = leaf_gradients(self.pair.gradients(call.arguments, call.result, given))
         except PairError:
@@ -126,6 +129,11 @@ class Inspector:
         except Exception as error:
             message = f"{self.backward} raises {_type(error)}: {_first_line(error)}"
             raise BackwardRaises(message) from error
+        finally:
+            for (what, (get, set_)), was in zip(_SURROUNDINGS.items(), before, strict=True):
+                if get() != was:
+                    set_(was)
+                    self.left_changed.add(what)
         return {name: _dense(gradient) for name, gradient in gradients.items()}
 
     def judge(self, arguments: Mapping[str, Any], upstreams: Mapping[str, Tensor]) -> Judge:
@@ -161,9 +169,13 @@ class Inspector:
             yield Finding("count", None, str(error), "wrong-count", _SLOTS)
             return
         except BackwardRaises as error:
-            # That a precision is lacking nobody will overlook.
-            if case.family == "precisions" and any(word in str(error) for word in _LACKING):
-                self.notes[str(case.variation)] = f"not asked {case.variation}: {error}"
+            # That a precision is lacking nobody will overlook, nor that a matrix is singular.
+            lacking = case.family == "precisions" and any(word in str(error) for word in _LACKING)
+            singular = case.family == "values" and "LinAlgError" in str(error)
+            if lacking or singular:
+                when = str(case.variation)
+                what = when if lacking else f"when {when}"
+                self.notes[when if lacking else "singular"] = f"not asked {what}: {error}"
             else:
                 yield Finding("call", None, str(error))
             return
@@ -187,6 +199,10 @@ class Inspector:
         yield from self._repeat(call, values)
         if case.variation is None:
             yield from self._global_randomness(call)
+        for what in sorted(self.left_changed):
+            message = f"{self.backward} leaves {what} changed"
+            explanation = "it holds for all that comes after: put it back as it was"
+            yield Finding("state", None, message, "state", explanation)
         yield from self._zero(call, judge, values)
         yield from self._linearity(case, call, judge, values)
         yield from self._values(call, judge, values)
@@ -226,10 +242,50 @@ class Inspector:
                 else:
                     for finding in differing(gradients, "where the inputs require gradients"):
                         yield "the inputs require gradients", finding
+                    for name, leaf in self.pair.leaves(needing.arguments).items():
+                        if leaf.grad is not None:
+                            message = f"{self.backward} writes to the .grad of {name}"
+                            explanation = "whoever calls it adds up: return the gradient"
+                            finding = Finding("state", name, message, "mutates-input", explanation)
+                            yield "the inputs require gradients", finding
+        yield from self._after_another_call(call, other, differing)
+        yield from self._updated_in_place(sample)
+
+    def _after_another_call(
+        self, call: Call, other: Case, differing: Callable[..., Iterator[Finding]]
+    ) -> Iterator[tuple[str, Finding]]:
+        variation = "another call came between forward and backward"
         between = self.call(other)
-        self.gradients(between)
-        for finding in differing(self.gradients(call), "after a call on other values and sizes"):
-            yield "another call came between forward and backward", finding
+        try:
+            self.gradients(between)
+            gradients = self.gradients(call)
+        except BackwardRaises as error:
+            yield variation, Finding("state", None, str(error), "state", _LATER)
+            return
+        for finding in differing(gradients, "after a call on other values and sizes"):
+            yield variation, finding
+
+    def _updated_in_place(self, sample: Case) -> Iterator[tuple[str, Finding]]:
+        """As an optimizer does: the same tensors with other numbers in them, and called again."""
+        used = self.call(sample)
+        self.gradients(used)
+        for leaf in self.pair.leaves(used.arguments).values():
+            if 0 not in leaf.stride():
+                leaf.mul_(0.75)
+        if not accepts(self.pair, used.arguments):
+            return
+        result = self.pair.call(used.arguments)
+        fresh = self.call(replace(sample, arguments=used.arguments))
+        updated = Call(used.arguments, result, self.pair.fields(result), fresh.upstreams)
+        try:
+            gradients, expected = self.gradients(updated), self.gradients(fresh)
+        except BackwardRaises:
+            return
+        for name, value in expected.items():
+            if isinstance(value, Tensor) and self._apart(value, gradients.get(name)):
+                message = f"d{name} is that of the numbers that the inputs held before"
+                finding = Finding("state", name, message, "state", _LATER)
+                yield "the inputs were updated in place since an earlier call", finding
 
     def _needing_gradients(self, call: Call) -> Call | None:
         leaves = self.pair.leaves(call.arguments)
@@ -319,6 +375,10 @@ class Inspector:
     def _purity(
         self, call: Call, given: Mapping[str, Any], before: Mapping[str, Any]
     ) -> Iterator[Finding]:
+        for name, leaf in self.pair.leaves(call.arguments).items():
+            if leaf.requires_grad:
+                message = f"{self.backward} makes {name} require a gradient"
+                yield Finding("purity", None, message, "mutates-input", "detach a copy of it")
         for name in _changed(given, before):
             if name in call.arguments:
                 role, explanation = "input", "write to a copy of it"
@@ -412,15 +472,15 @@ class Inspector:
     def _global_randomness(self, call: Call) -> Iterator[Finding]:
         """Drawing is no harm, as a sum in random order may, but seeding is: of all that follows."""
         states = []
-        with torch.random.fork_rng():
-            for seed in (2**31 - 1, 2**31 - 19):
-                torch.manual_seed(seed)
+        for seed in (2**31 - 1, 2**31 - 19):
+            with _same_randomness(seed):
                 self.gradients(call)
-                states.append(torch.get_rng_state())
-        if torch.equal(*states):
-            message = f"{self.backward} seeds torch's global random generator"
-            explanation = "what others draw is the same each time: use a torch.Generator of its own"
-            yield Finding("state", None, message, "state", explanation)
+                states.append(_random_states())
+        for (whose, one), other in zip(states[0].items(), states[1].values(), strict=True):
+            if one == other:
+                message = f"{self.backward} seeds {whose} global random generator"
+                explanation = "what others draw is the same each time: use a generator of its own"
+                yield Finding("state", None, message, "state", explanation)
 
     def _apart(self, one: Any, other: Any) -> bool:
         """Whether two gradients of the same call differ by more than the order of summation."""
@@ -510,6 +570,16 @@ class Inspector:
         return bool(judge.verdicts({name: gradient})[name].wrong.any())
 
 
+_SURROUNDINGS: Mapping[str, tuple[Callable[[], Any], Callable[[Any], Any]]] = {
+    "the default dtype": (torch.get_default_dtype, torch.set_default_dtype),
+    "the gradient mode": (torch.is_grad_enabled, torch._C._set_grad_enabled),
+    "the number of threads": (torch.get_num_threads, torch.set_num_threads),
+    "the deterministic mode": (
+        torch.are_deterministic_algorithms_enabled,
+        torch._C._set_deterministic_algorithms,
+    ),
+}
+"""Global state, and how it is read and set."""
 _LACKING = ("not implemented", "support")  # as torch says it, and who writes a kernel
 _SLOTS = "each input has one place in what is returned, in the forward's order; a sequence a tuple"
 _LATER = "something is kept between calls"
@@ -536,7 +606,7 @@ def _own(arguments: Mapping[str, Any]) -> dict[str, Any]:
     copies: dict[int, Tensor] = {}
 
     def copy(value: Any) -> Any:
-        if isinstance(value, (tuple, list)) and any(isinstance(v, Tensor) for v in value):
+        if isinstance(value, list) or any(isinstance(v, Tensor) for v in _parts_of(value)):
             return type(value)([copy(v) for v in value])
         if not isinstance(value, Tensor):
             return value
@@ -548,25 +618,30 @@ def _own(arguments: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _copy(x: Tensor) -> Tensor:
-    # What repeats its elements cannot be written to anyway.
-    if x.layout != torch.strided or 0 in x.stride():
+    if x.layout != torch.strided:
         return x.clone()
+    if 0 in x.stride() and x.numel():  # repeats its elements: so does the copy
+        once = x[tuple(slice(1) if stride == 0 else slice(None) for stride in x.stride())]
+        return torch.empty(once.shape, dtype=x.dtype, device=x.device).copy_(once).expand(x.shape)
     empty = torch.empty_strided(x.shape, x.stride(), dtype=x.dtype, device=x.device)
     return empty.copy_(x)
 
 
 def _changed(given: Mapping[str, Any], before: Mapping[str, Any]) -> list[str]:
-    def parts(value: Any) -> tuple[Any, ...]:
-        return tuple(value) if isinstance(value, (tuple, list)) else (value,)
+    return [name for name, value in given.items() if not _unchanged(value, before[name])]
 
-    return [
-        name
-        for name, value in given.items()
-        if any(
-            isinstance(part, Tensor) and not _same_bytes(part, copy)
-            for part, copy in zip(parts(value), parts(before[name]), strict=False)
-        )
-    ]
+
+def _unchanged(value: Any, before: Any) -> bool:
+    if isinstance(value, Tensor):
+        return _same_bytes(value, before)
+    if isinstance(value, (tuple, list)):
+        return len(value) == len(before) and all(map(_unchanged, value, before))
+    return value is before
+
+
+def _parts_of(value: Any) -> tuple[Any, ...]:
+    """What a sequence holds that may be or hold tensors."""
+    return tuple(value) if isinstance(value, (tuple, list)) else ()
 
 
 def _same_shape(x: Any, y: Tensor) -> bool:
@@ -607,21 +682,27 @@ def _uninitialised_is_nan() -> Iterator[None]:
 
 
 @contextmanager
-def _same_randomness() -> Iterator[None]:
+def _same_randomness(seed: int = 0) -> Iterator[None]:
     """The same random numbers each time, and the caller's stream left as it was."""
     numpy = sys.modules.get("numpy")
     python, of_numpy = random.getstate(), numpy and numpy.random.get_state()
     with torch.random.fork_rng():
-        torch.manual_seed(0)
-        random.seed(0)
+        torch.manual_seed(seed)
+        random.seed(seed)
         if numpy:
-            numpy.random.seed(0)
+            numpy.random.seed(seed)
         try:
             yield
         finally:
             random.setstate(python)
             if numpy:
                 numpy.random.set_state(of_numpy)
+
+
+def _random_states() -> dict[str, Any]:
+    numpy = sys.modules.get("numpy")
+    states = {"torch's": torch.get_rng_state().tolist(), "Python's": random.getstate()}
+    return states | ({"numpy's": str(numpy.random.get_state())} if numpy else {})
 
 
 def _dense(gradient: Any) -> Any:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import enum
 import inspect
 import itertools
 import math
+import types
 import typing
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -20,8 +22,8 @@ from backprop_ops.pair import Pair, parameter_hints, replaced, takes_gradient
 Arguments = Mapping[str, Any]
 Change = Callable[[Tensor], Tensor]
 
-BEYOND_BLOCKS = (129, 1025)  # where a kernel that works in blocks has a tail
-MOST_ELEMENTS = 2**13  # of a sample that is made larger
+BEYOND_BLOCKS = (129, 1025, 4097)  # where a kernel that works in blocks has a tail
+MOST_ELEMENTS = 2**13 + 2**8  # of a sample that is made larger
 MOST_VARIED = 2**12  # of one that is varied further
 MOST_OUTPUTS = 2**16  # of what the forward makes of it
 ENOUGH_ELEMENTS = 2**10  # of what the harder cases are made of; a larger sample is made smaller
@@ -133,8 +135,10 @@ def variations(pair: Pair, sample: Case, generator: torch.Generator) -> Iterator
     yield from _layouts(pair, sample)
     options = [case for case in _options(pair, sample, generator) if accepts(pair, case.arguments)]
     yield from options
+    yield from _accepted(pair, _two_options(sample, options))
     yield from _accepted(pair, _indices(pair, sample, generator))
     yield from _accepted(pair, _values(pair, sample, generator))
+    yield from _accepted(pair, _at_bounds(pair, sample))
     sizes = list(_sizes(pair, sample, generator))
     yield from sizes
     exact = in_precision(sample, torch.float64)
@@ -147,6 +151,7 @@ def variations(pair: Pair, sample: Case, generator: torch.Generator) -> Iterator
     by_place = {str(case.variation).rpartition(" is ")[0]: case for case in _by_elements(sizes)}
     for other in by_place.values():
         yield from _accepted(pair, _long_sums(other))
+        yield from _accepted(pair, [in_precision(other, torch.bfloat16)])
 
 
 def smaller(
@@ -187,8 +192,8 @@ def _upstreams(pair: Pair, sample: Case) -> Iterator[Case]:
         hot.view(-1)[upstream.numel() // 2 :][:1] = 1
         return hot
 
-    yield case("transposed", transposed, "layouts")
-    yield case("a slice of a wider buffer", strided, "layouts")
+    for name, lay_out in _LAYOUTS.items():
+        yield case(name, lay_out, "layouts")
     yield case(
         "expanded from one number", lambda u: u.new_full((), 0.75).expand(u.shape), "layouts"
     )
@@ -213,13 +218,24 @@ def _upstreams(pair: Pair, sample: Case) -> Iterator[Case]:
 
 
 def _layouts(pair: Pair, sample: Case) -> Iterator[Case]:
-    for layout, lay_out in (("transposed", transposed), ("a strided slice", strided)):
+    for layout, lay_out in _LAYOUTS.items():
         for name, leaf in pair.leaves(sample.arguments).items():
-            if leaf.dim():
-                arguments = replaced(sample.arguments, {name: lay_out(leaf)})
+            laid_out = lay_out(leaf)
+            if laid_out is not leaf:
+                arguments = replaced(sample.arguments, {name: laid_out})
                 # A forward that reads the memory itself, as as_strided does, means another thing.
                 if accepts(pair, arguments) and _same_outputs(pair, sample.arguments, arguments):
                     variation = f"{name} is {layout}"
+                    yield replace(
+                        sample, variation=variation, family="layouts", arguments=arguments
+                    )
+    for name, leaf in pair.leaves(sample.arguments).items():
+        for d in range(leaf.dim()):
+            if leaf.shape[d] > 1:
+                expanded = leaf.narrow(d, 0, 1).expand(leaf.shape)
+                arguments = replaced(sample.arguments, {name: expanded})
+                if accepts(pair, arguments):
+                    variation = f"{name} is expanded along dimension {d}"
                     yield replace(
                         sample, variation=variation, family="layouts", arguments=arguments
                     )
@@ -279,14 +295,23 @@ def _options(pair: Pair, sample: Case, generator: torch.Generator) -> Iterator[C
     for name, value in sample.arguments.items():
         if isinstance(value, bool):
             yield case(name, not value)
+        elif isinstance(value, enum.Enum):
+            yield from (case(name, other) for other in type(value) if other is not value)
         elif isinstance(value, int):
-            yield from (case(name, other) for other in {value - 1, value + 1, 0} - {value})
+            others: set[float] = {value - 1, value + 1, 0, 1, -1}
+            yield from (case(name, other) for other in sorted(others - {value}))
         elif isinstance(value, float):
-            yield from (case(name, other) for other in (value * 1.5, 0.25, 0.0) if other != value)
+            others = {value * 1.5, 0.25, 0.0, 1.0, 2.0}
+            yield from (case(name, other) for other in sorted(others - {value}))
         elif isinstance(value, str):
             literal = typing.get_origin(hints.get(name)) is typing.Literal
             known = typing.get_args(hints[name]) if literal else words
             yield from (case(name, other) for other in known if other != value)
+        elif isinstance(value, (tuple, list)) and value and all(type(v) is float for v in value):
+            for i in range(len(value)):
+                yield case(
+                    name, type(value)(v * (1.5 if j == i else 1) for j, v in enumerate(value))
+                )
         elif isinstance(value, (tuple, list)) and value and all(type(v) is int for v in value):
             yield from (case(name, type(value)(other)) for other in _whole_numbers(list(value)))
         elif isinstance(value, Tensor) and value.dtype == torch.bool:
@@ -305,11 +330,53 @@ def _options(pair: Pair, sample: Case, generator: torch.Generator) -> Iterator[C
             yield case(name, torch.ones_like(value), f"{name} is all ones")
             yield case(name, one_zero, f"one of {name} is zero")
             yield case(name, value * 1.5, f"{name} is half as large again")
-        default = signature[name].default if name in signature else None
-        if value is not None and default is None:
+        if value is not None and (
+            signature[name].default is None or types.NoneType in typing.get_args(hints.get(name))
+        ):
             yield case(name, None)
-        if value is None and int in typing.get_args(hints.get(name)):
-            yield from (case(name, number) for number in (0, 1))
+        if value is None and name in pair.options:
+            yield from _in_place_of_none(pair, sample, name, generator)
+
+
+def _in_place_of_none(
+    pair: Pair, sample: Case, name: str, generator: torch.Generator
+) -> Iterator[Case]:
+    """What an option may be that the sample leaves at None, as far as it makes a difference."""
+    tensors = list(_tensors(sample.arguments).values())
+    leaf = next(iter(pair.leaves(sample.arguments).values()))
+    shapes = {x.shape: None for x in [*tensors, *outputs_of(pair, sample.arguments).values()]}
+    matrices = [x for x in tensors if x.dim() > 1]
+    for one, other in itertools.product(matrices, repeat=2):  # as scores are of queries and keys
+        shapes[torch.Size((one.shape[-2], other.shape[-2]))] = None
+    shapes |= {shape[d : d + 1]: None for shape in list(shapes) for d in range(len(shape))}
+    values: dict[str, Any] = {repr(number): number for number in (0, 1, 0.5, 1.5, True)}
+    for shape in shapes:
+        drawn_numbers = torch.rand(shape, generator=generator)
+        values[f"a mask of shape {tuple(shape)}"] = (drawn_numbers < 0.7).to(leaf.device)
+        positive = (drawn_numbers + 0.25).to(leaf.device, leaf.dtype)
+        values[f"positive, of shape {tuple(shape)}"] = positive
+    found: list[Arguments] = []
+    for what, value in values.items():
+        arguments = {**sample.arguments, name: value}
+        if not accepts(pair, arguments):
+            continue
+        # Of several that make the same of it, as 1 and True, the first will do.
+        if not any(_same_outputs(pair, known, arguments) for known in (sample.arguments, *found)):
+            found.append(arguments)
+            yield _vary(sample, "options", f"{name} is {what}", arguments)
+
+
+def _two_options(sample: Case, options: list[Case]) -> Iterator[Case]:
+    """Two options changed at once, each as it was accepted alone; the first two ways of each."""
+    changes: dict[str, list[Case]] = {}
+    for case in options:
+        changed = [n for n, v in case.arguments.items() if v is not sample.arguments[n]]
+        ways = changes.setdefault(changed[0], [])
+        ways += [case] * (len(ways) < 2)
+    for (_, some), (other, others) in itertools.combinations(changes.items(), 2):
+        for first, second in itertools.product(some, others):
+            arguments = {**first.arguments, other: second.arguments[other]}
+            yield _vary(first, "options", str(second.variation), arguments)
 
 
 def _whole_numbers(value: list[int]) -> Iterator[list[int]]:
@@ -361,11 +428,13 @@ def _indices(pair: Pair, sample: Case, generator: torch.Generator) -> Iterator[C
             yield case(f"is drawn from {size} numbers", drawn_numbers)
             in_turn = torch.arange(index.numel()).reshape(index.shape) % max(size, 1)
             yield case(f"goes through {size} numbers in turn", in_turn)
-        for option, number in numbers.items():
+        for option, number in {**numbers, "torch's ignore_index": -100}.items():
             among = _copied(index)
             among.view(-1)[::2] = number
             yield case(f"holds {option} ({number})", among)
             yield case(f"is {option} ({number}) throughout", number)
+            if option not in numbers:
+                continue
             first = int(index.flatten()[0])
             what = f"{name} holds {option}, which is {first}"
             yield _with(sample, "indices", what, {option: first})
@@ -388,6 +457,21 @@ def _values(
             yield _vary(sample, "values", what, arguments)
 
 
+def _at_bounds(pair: Pair, sample: Case) -> Iterator[Case]:
+    """Where a number among the options is a bound: of a leaf, or of what two differ by."""
+    leaves = {n: x for n, x in pair.leaves(sample.arguments).items() if x.numel()}
+    bounds = {n: v for n, v in sample.arguments.items() if type(v) is float and 1e-3 < abs(v) < 1e3}
+    for (option, bound), (name, leaf) in itertools.product(bounds.items(), leaves.items()):
+        around = torch.tensor((1.0, -1.0, 0.5, 2.0)).repeat(leaf.numel())[: leaf.numel()]
+        values = (bound * around).to(leaf).reshape(leaf.shape)
+        what = f"{name} is ±{option} and around"
+        yield _vary(sample, "values", what, replaced(sample.arguments, {name: values}))
+        others = {n: torch.zeros_like(x) for n, x in leaves.items() if n != name}
+        if others:
+            arguments = replaced(sample.arguments, {**others, name: values})
+            yield _vary(sample, "values", f"{what}, and all else zero", arguments)
+
+
 def _contents(
     x: Tensor, generator: torch.Generator, few: bool, joint: bool
 ) -> Iterator[tuple[str, Tensor]]:
@@ -407,6 +491,10 @@ def _contents(
     def further() -> Iterator[tuple[str, Tensor]]:
         yield "of both signs of zero", whole(0, 1) * 0.0 * (whole(0, 1) * 2 - 1)
         yield "negative", -x.abs()
+        yield "multiples of a half", whole(-6, 6) / 2
+        yield "spread from -20 to 20", torch.linspace(-20, 20, x.numel()).to(x).reshape(x.shape)
+        yield "small", 10 ** uniform(-3, -0.5) * (whole(0, 1) * 2 - 1)
+        yield "nearly nothing", uniform(-1, 1) * 1e-15
         yield "between 0 and 1", uniform(0.02, 0.98)
         yield "between -1 and 1", uniform(-1, 1)
         for bound in ("3", "50", "1e4"):
@@ -459,10 +547,15 @@ def _sizes(pair: Pair, sample: Case, generator: torch.Generator) -> Iterator[Cas
         for one, other in itertools.combinations(group, 2)
         if one[0] != other[0]
     ]
+    tried: list[set[_Place]] = []
     for group in [*by_size, *parts]:
         size = size_of(arguments, group[0])
-        if size == 0:
+        if size == 1:
+            whole_group = next(some for some in by_size if group[0] in some)
+            group = _tied(pair, arguments, whole_group, group, generator)
+        if size == 0 or set(group) in tried:
             continue
+        tried.append(set(group))
 
         def resized(other: int, group: list[_Place] = group, of: Arguments = arguments) -> Case:
             where = " and ".join(f"{name}.shape[{d}]" for name, d in group)
@@ -499,6 +592,33 @@ def _sizes(pair: Pair, sample: Case, generator: torch.Generator) -> Iterator[Cas
                     continue
                 if others != {size - 1} or _only_smaller(pair, sample, case):
                     yield case
+
+
+def _tied(
+    pair: Pair,
+    arguments: Arguments,
+    ones: Sequence[_Place],
+    part: list[_Place],
+    generator: torch.Generator,
+) -> list[_Place]:
+    """Those of the dimensions of size 1 that go with a part of them, as a batch of one goes.
+
+    Where it grows alone, they are taken by broadcasting; where they have grown together, it goes no
+    further alone.
+    """
+
+    def takes(*steps: tuple[list[_Place], int]) -> bool:
+        of = arguments
+        for places, size in steps:
+            of = _resized(of, places, size, generator)
+        return accepts(pair, of)
+
+    together = list(part)
+    for place in ones:
+        if place not in together and takes(([*together, place], 2)):
+            together.append(place)
+    independent = len(together) == len(part) or takes((together, 2), (part, 3))
+    return part if independent else together
 
 
 def _tensors(arguments: Arguments) -> dict[str, Tensor]:
@@ -599,16 +719,41 @@ def _copied(x: Tensor) -> Tensor:
     return x.detach().clone(memory_format=torch.contiguous_format)
 
 
-def transposed(x: Tensor) -> Tensor:
+def _transposed(x: Tensor) -> Tensor:
     """The same numbers with the strides of the reversed shape."""
     order = list(reversed(range(x.dim())))
-    return x.permute(order).contiguous().permute(order) if x.dim() > 1 else strided(x)
+    return x.permute(order).contiguous().permute(order) if x.dim() > 1 else x
 
 
-def strided(x: Tensor) -> Tensor:
+def _sliced(x: Tensor) -> Tensor:
     """The same numbers as a slice of a wider buffer that is filled with others."""
     if x.dim() == 0:
         return x
     wider = x.new_full((*x.shape[:-1], 2 * x.shape[-1] + 1), 7)
     wider[..., 1::2] = x
     return wider[..., 1::2]
+
+
+def _further_on(x: Tensor) -> Tensor:
+    """The same numbers one after the other, but not from the beginning of their buffer."""
+    longer = x.new_full((x.numel() + 3,), 7)
+    longer[3:] = x.flatten()
+    return longer[3:].view(x.shape)
+
+
+def _channels_last(x: Tensor) -> Tensor:
+    return x.movedim(1, -1).contiguous().movedim(-1, 1) if x.dim() > 2 else x
+
+
+def _first_two_exchanged(x: Tensor) -> Tensor:
+    return x.transpose(0, 1).contiguous().transpose(0, 1) if x.dim() > 2 else x
+
+
+_LAYOUTS: dict[str, Change] = {
+    "transposed": _transposed,
+    "a slice of a wider buffer": _sliced,
+    "a part of a longer buffer": _further_on,
+    "laid out with dimension 1 last": _channels_last,
+    "laid out with its first two dimensions exchanged": _first_two_exchanged,
+}
+"""The same numbers in another place or order in memory; the tensor itself where there is none."""
