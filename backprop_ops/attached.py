@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from backprop_ops.pair import Pair, function_name, make_record, takes_gradient
+from backprop_ops.pair import Pair, function_name, make_record, replaced, takes_gradient
 
 _LEAVES = "attached_leaves"
 
@@ -40,6 +40,8 @@ def attached(
         upstreams, results = values[: len(outputs)], values[len(outputs) : 2 * len(outputs)]
         leaves = values[2 * len(outputs)]
         flowing = [(r, u) for r, u in zip(results, upstreams, strict=True) if r.requires_grad]
+        # An output that nothing comes back through sends no zeros, but nothing.
+        flowing = [(r, u) for r, u in flowing if u.any()] or flowing
         if not flowing:
             return (None,) * len(leaves)
         gradients = torch.autograd.grad(
@@ -67,6 +69,23 @@ def attached(
     options = tuple(kwargs)
     saved = (*outputs, _LEAVES)
     return Pair(name, forward, backward, inputs, options, outputs, (_LEAVES,), saved, slotted)
+
+
+def gradient_alone(
+    pair: Pair, arguments: Mapping[str, Any], leaf: str, upstreams: Mapping[str, Tensor]
+) -> Tensor | None:
+    """What the function of an attached pair gives for a leaf where no other asks for a gradient."""
+    x = pair.leaves(arguments)[leaf].detach().requires_grad_()
+    given = replaced(arguments, {leaf: x})
+    with torch.enable_grad():
+        function = pair.forward.__wrapped__  # type: ignore[attr-defined]
+        inputs = [given[name] for name in pair.inputs]
+        fields = _named(pair.name, function(*inputs, **{n: given[n] for n in pair.options}))
+    flowing = [output for output in pair.outputs if fields[output].requires_grad]
+    if not flowing:
+        return None
+    results, sent = [fields[o] for o in flowing], [upstreams[o] for o in flowing]
+    return torch.autograd.grad(results, x, sent, allow_unused=True)[0]
 
 
 def _name(function: Callable[..., Any]) -> str:

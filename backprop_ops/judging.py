@@ -203,8 +203,10 @@ class Autograd:
             salt = 100 * (self._drawn + 1)
             try:
                 coarse = self._rounded(salt, 16 * self._small)
-            except Exception:  # at the edge of its domain, as a probability of 1
+            except Exception as error:  # at the edge of its domain, as a probability of 1
                 self._drawn += 1
+                if "singular" in str(error) or "definite" in str(error):  # up to rounding
+                    self._shifts.update((n, torch.inf + s) for n, s in self._shifts.items())
                 continue
             if self._vanished and self._small < SMALL_IN_FLOAT32:
                 self._small = SMALL_IN_FLOAT32
@@ -212,7 +214,7 @@ class Autograd:
             self._drawn += 1
             shifts = {n: (coarse[n].double() - value).abs() for n, value in self.expected.items()}
             jumping = [not (shifts[n] <= JUMP * v.abs()).all() for n, v in self.expected.items()]
-            fine = self._rounded(salt, self._small) if any(jumping) else {}
+            fine = self._rounded_finely(salt) if any(jumping) else {}
             for name, shift in shifts.items():
                 proportional = shift / (16 * self._small)
                 if fine:
@@ -244,7 +246,7 @@ class Autograd:
         for upstreams in self._one_signed_upstreams:
             here = autograd(self._pair, self._arguments, upstreams)
             lowest, highest = dict(here), dict(here)
-            for salt, size in itertools.product(range(1, 7), (self._small, -self._small)):
+            for salt, size in itertools.product(range(2, 10), (self._small, -self._small)):
                 for name, gradient in self._moved(salt, size, False, upstreams).items():
                     # What lies beyond the domain, as left of zero for a root, bounds nothing.
                     near = torch.where(gradient.isfinite(), gradient, here[name])
@@ -291,7 +293,7 @@ class Autograd:
         """
         bounds = {name: (value, value) for name, value in self.expected.items()}
         size = self._finest
-        for salt, way in itertools.product(range(1, 7), (size, -size)):
+        for salt, way in itertools.product(range(2, 10), (size, -size)):
             for name, gradient in self._moved(salt, way, keep_ties=False).items():
                 least, most = bounds[name]
                 near = torch.where(gradient.isfinite(), gradient.double(), self.expected[name])
@@ -336,14 +338,25 @@ class Autograd:
         self._vanished = rounding.vanished
         return gradients
 
+    def _rounded_finely(self, salt: int) -> Leaves:
+        try:
+            return self._rounded(salt, self._small)
+        except Exception:  # as above
+            return {}
+
     def _moved(
         self, salt: int, size: float, keep_ties: bool, upstreams: Leaves | None = None
     ) -> Leaves:
         """The gradients of inputs next to these; of these where the forward does not take those."""
         upstreams = self._upstreams if upstreams is None else upstreams
-        inputs = self._disturbed(
-            lambda x, i: _moved(x, salt, size, None if keep_ties else i), self._movable
-        )
+
+        def move(x: Tensor, i: int) -> Tensor:
+            if keep_ties:
+                return _moved(x, salt, size, None)
+            # Of two salts one moves every other leaf the other way, as against one another.
+            return _moved(x, salt // 2, -size if i % 2 and salt % 2 else size, i)
+
+        inputs = self._disturbed(move, self._movable)
         try:
             return autograd(self._pair, inputs, upstreams)
         except Exception:  # beyond its domain, as a probability of more than 1

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from backprop_ops.attached import gradient_alone
 from backprop_ops.differences import Differences
 from backprop_ops.judging import Autograd, Judge, Undifferentiable, as_dtype, underflow
 from backprop_ops.pair import Pair, PairError, leaf_gradients, replaced
@@ -248,8 +249,25 @@ class Inspector:
                             explanation = "whoever calls it adds up: return the gradient"
                             finding = Finding("state", name, message, "mutates-input", explanation)
                             yield "the inputs require gradients", finding
+        if len(plain) > 1 and hasattr(self.pair.forward, "__wrapped__"):
+            yield from self._each_alone(call, plain)
         yield from self._after_another_call(call, other, differing)
         yield from self._updated_in_place(sample)
+
+    def _each_alone(self, call: Call, plain: Mapping[str, Tensor]) -> Iterator[tuple[str, Finding]]:
+        """As where all other inputs are frozen."""
+        for name, value in plain.items():
+            variation = f"{name} alone requires a gradient"
+            try:
+                alone = gradient_alone(self.pair, call.arguments, name, call.upstreams)
+            except Exception as error:
+                message = f"{self.backward} raises {_type(error)}: {_first_line(error)}"
+                yield variation, Finding("state", name, message, "state", _OTHERS)
+                continue
+            if self._apart(value, _dense(alone)):
+                missing = "none-gradient" if alone is None else "state"
+                message = f"d{name} is another where no other input requires one"
+                yield variation, Finding("state", name, message, missing, _OTHERS)
 
     def _after_another_call(
         self, call: Call, other: Case, differing: Callable[..., Iterator[Finding]]

@@ -22,8 +22,8 @@ from backprop_ops.pair import Pair, parameter_hints, replaced, takes_gradient
 Arguments = Mapping[str, Any]
 Change = Callable[[Tensor], Tensor]
 
-BEYOND_BLOCKS = (129, 1025, 4097)  # where a kernel that works in blocks has a tail
-MOST_ELEMENTS = 2**13 + 2**8  # of a sample that is made larger
+BEYOND_BLOCKS = (129, 1025)  # where a kernel that works in blocks has a tail
+MOST_ELEMENTS = 2**13  # of a sample that is made larger
 MOST_VARIED = 2**12  # of one that is varied further
 MOST_OUTPUTS = 2**16  # of what the forward makes of it
 ENOUGH_ELEMENTS = 2**10  # of what the harder cases are made of; a larger sample is made smaller
@@ -141,6 +141,11 @@ def variations(pair: Pair, sample: Case, generator: torch.Generator) -> Iterator
     yield from _accepted(pair, _at_bounds(pair, sample))
     sizes = list(_sizes(pair, sample, generator))
     yield from sizes
+    # A stride need not divide every size, nor one head go with as many others as two do.
+    counts = [case for case in options if _changes_a_count(sample, case)][:3]
+    ones = [case for case in sizes if _grows_ones(sample, case)]
+    for other in counts + ones:
+        yield from _sizes(pair, other, generator, near=True)
     exact = in_precision(sample, torch.float64)
     others = [*([exact] * (exact is not sample)), *options, *_fitting(sizes)[-1:]]
     for other in others:
@@ -151,7 +156,6 @@ def variations(pair: Pair, sample: Case, generator: torch.Generator) -> Iterator
     by_place = {str(case.variation).rpartition(" is ")[0]: case for case in _by_elements(sizes)}
     for other in by_place.values():
         yield from _accepted(pair, _long_sums(other))
-        yield from _accepted(pair, [in_precision(other, torch.bfloat16)])
 
 
 def smaller(
@@ -349,8 +353,13 @@ def _in_place_of_none(
     for one, other in itertools.product(matrices, repeat=2):  # as scores are of queries and keys
         shapes[torch.Size((one.shape[-2], other.shape[-2]))] = None
     shapes |= {shape[d : d + 1]: None for shape in list(shapes) for d in range(len(shape))}
-    values: dict[str, Any] = {repr(number): number for number in (0, 1, 0.5, 1.5, True)}
-    for shape in shapes:
+    hint = parameter_hints(pair.forward).get(name)
+    kinds = typing.get_args(hint) if hint else (bool, int, float)
+    if not hint and any(word in name for word in ("mask", "weight", "bias")):
+        kinds = (Tensor,)
+    numbers = [number for number in (0, 1, 0.5, 1.5, True) if type(number) in kinds]
+    values: dict[str, Any] = {repr(number): number for number in numbers}
+    for shape in shapes if Tensor in kinds else ():
         drawn_numbers = torch.rand(shape, generator=generator)
         values[f"a mask of shape {tuple(shape)}"] = (drawn_numbers < 0.7).to(leaf.device)
         positive = (drawn_numbers + 0.25).to(leaf.device, leaf.dtype)
@@ -360,10 +369,31 @@ def _in_place_of_none(
         arguments = {**sample.arguments, name: value}
         if not accepts(pair, arguments):
             continue
-        # Of several that make the same of it, as 1 and True, the first will do.
-        if not any(_same_outputs(pair, known, arguments) for known in (sample.arguments, *found)):
+        # Of several that make the same of it, as 1 and True, the first will do; a whole number may
+        # also name what has no gradient.
+        if type(value) is int or not any(
+            _same_outputs(pair, known, arguments) for known in (sample.arguments, *found)
+        ):
             found.append(arguments)
             yield _vary(sample, "options", f"{name} is {what}", arguments)
+
+
+def _changes_a_count(sample: Case, case: Case) -> bool:
+    """Whether what was changed is a whole number of 1 or more, as a stride or a block is."""
+    changed = (v for n, v in case.arguments.items() if v is not sample.arguments[n])
+    return any(type(value) is int and value > 0 for value in changed)
+
+
+def _grows_ones(sample: Case, case: Case) -> bool:
+    """Whether all that was changed is sizes of 1, which are 2 now."""
+    before, after = _tensors(sample.arguments), _tensors(case.arguments)
+    changed = [
+        (n, m)
+        for name in before.keys() & after.keys()
+        for n, m in zip(before[name].shape, after[name].shape, strict=True)
+        if n != m
+    ]
+    return bool(changed) and all(sizes == (1, 2) for sizes in changed)
 
 
 def _two_options(sample: Case, options: list[Case]) -> Iterator[Case]:
@@ -428,7 +458,9 @@ def _indices(pair: Pair, sample: Case, generator: torch.Generator) -> Iterator[C
             yield case(f"is drawn from {size} numbers", drawn_numbers)
             in_turn = torch.arange(index.numel()).reshape(index.shape) % max(size, 1)
             yield case(f"goes through {size} numbers in turn", in_turn)
-        for option, number in {**numbers, "torch's ignore_index": -100}.items():
+        # Of a table of a hundred rows -100 is one.
+        unnamed = {"torch's ignore_index": -100} if max(sizes) < 100 else {}
+        for option, number in {**numbers, **unnamed}.items():
             among = _copied(index)
             among.view(-1)[::2] = number
             yield case(f"holds {option} ({number})", among)
@@ -524,8 +556,12 @@ def _contents(
     yield "subnormal", whole(1, 8) * torch.finfo(x.dtype).tiny / 16
 
 
-def _sizes(pair: Pair, sample: Case, generator: torch.Generator) -> Iterator[Case]:
+def _sizes(
+    pair: Pair, sample: Case, generator: torch.Generator, near: bool = False
+) -> Iterator[Case]:
     """Each size one larger, one smaller, 1 and above one block, wherever it stands or in one place.
+
+    ``near``: one larger, one smaller, and twice as large alone.
 
     Sizes that are equal have to move together in most forwards; where the forward also takes one of
     them alone, that is another case. A size of 1 is tried only where one larger is accepted too:
@@ -583,6 +619,8 @@ def _sizes(pair: Pair, sample: Case, generator: torch.Generator) -> Iterator[Cas
             others = {size - 1}  # as queries, of which there may be fewer than keys
         else:
             continue
+        if near:
+            others &= {size - 1, size + 1, 2 * size}
         # 1 comes last: what fails there fails there alone.
         for other in sorted(others - {0, size}, key=lambda other: (other == 1, other)):
             fitting = smaller(pair, sample, group, other).arguments if other > size else arguments
