@@ -99,9 +99,7 @@ def code(inspector: Inspector, case: Case, finding: Finding) -> str:
     """Code to be pasted that calls the two functions, and what the gradients should have been."""
     pair, call = inspector.pair, inspector.call(case)
     if elements(case.arguments) > MOST_PRINTED:
-        return (
-            f"the input has {elements(case.arguments)} elements: check again with the report's seed"
-        )
+        return f"# {elements(case.arguments)} elements: check again with the seed of this report"
     function = getattr(pair.forward, "__wrapped__", None)
     if function is not None:
         return _attached_code(pair, call, function)
@@ -112,10 +110,11 @@ def code(inspector: Inspector, case: Case, finding: Finding) -> str:
         and isinstance(inspector.judge(call.arguments, call.upstreams), Autograd)
         and case.family != "inputs"
     )
+    needing = by_autograd or case.variation == "the inputs require gradients"
     leaves = pair.leaves(call.arguments)
     lines = ["import torch", *_imports(pair)]
     for name in (*pair.inputs, *pair.options):
-        needs = by_autograd and name in leaves
+        needs = needing and name in leaves
         lines.append(f"{name} = {literal(call.arguments[name])}{'.requires_grad_()' * needs}")
     given = ", ".join([*pair.inputs, *(f"{name}={name}" for name in pair.options)])
     lines.append(f"result = {pair.name}({given})")
@@ -166,15 +165,15 @@ def _attached_code(pair: Pair, call: Call, function: Any) -> str:
 
 
 def _imports(pair: Pair) -> list[str]:
-    modules: dict[str, list[str]] = {}
     lines = []
     for name, function in ((pair.name, pair.forward), (f"{pair.name}_backward", pair.backward)):
         module = getattr(function, "__module__", None) or "__main__"
-        if module == "__main__" or getattr(function, "__qualname__", None) != name:
+        own = getattr(function, "__qualname__", "")
+        if module == "__main__" or not own.isidentifier():  # not to be had by importing
             lines.append(f"# {name}: as it was given to check")
         else:
-            modules.setdefault(module, []).append(name)
-    return [f"from {module} import {', '.join(names)}" for module, names in modules.items()] + lines
+            lines.append(f"from {module} import {own}{f' as {name}' * (own != name)}")
+    return lines
 
 
 def literal(value: Any) -> str:

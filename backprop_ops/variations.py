@@ -139,6 +139,7 @@ def variations(pair: Pair, sample: Case, generator: torch.Generator) -> Iterator
     yield from _accepted(pair, _indices(pair, sample, generator))
     yield from _accepted(pair, _values(pair, sample, generator))
     yield from _accepted(pair, _at_bounds(pair, sample))
+    yield from _expanded(pair, sample)
     sizes = list(_sizes(pair, sample, generator))
     yield from sizes
     # A stride need not divide every size, nor one head go with as many others as two do.
@@ -233,22 +234,28 @@ def _layouts(pair: Pair, sample: Case) -> Iterator[Case]:
                     yield replace(
                         sample, variation=variation, family="layouts", arguments=arguments
                     )
-    for name, leaf in pair.leaves(sample.arguments).items():
-        for d in range(leaf.dim()):
-            if leaf.shape[d] > 1:
-                expanded = leaf.narrow(d, 0, 1).expand(leaf.shape)
-                arguments = replaced(sample.arguments, {name: expanded})
-                if accepts(pair, arguments):
-                    variation = f"{name} is expanded along dimension {d}"
-                    yield replace(
-                        sample, variation=variation, family="layouts", arguments=arguments
-                    )
     for one, other in itertools.combinations(pair.leaves(sample.arguments).items(), 2):
         if one[1].shape == other[1].shape and one[1].dtype == other[1].dtype:
             arguments = replaced(sample.arguments, {other[0]: one[1]})
             if accepts(pair, arguments):
                 variation = f"{one[0]} and {other[0]} are the same tensor"
                 yield replace(sample, variation=variation, family="inputs", arguments=arguments)
+
+
+def _expanded(pair: Pair, sample: Case) -> Iterator[Case]:
+    """Inputs that repeat their first elements, in memory too."""
+    for name, leaf in pair.leaves(sample.arguments).items():
+        for d in range(leaf.dim()):
+            if leaf.shape[d] > 1:
+                expanded = leaf.narrow(d, 0, 1).expand(leaf.shape)
+                arguments = replaced(sample.arguments, {name: expanded})
+                plain = replaced(sample.arguments, {name: expanded.contiguous()})
+                # Some of torch's own forwards give something else of a memory that repeats.
+                if accepts(pair, arguments) and _same_outputs(pair, plain, arguments):
+                    variation = f"{name} is expanded along dimension {d}"
+                    yield replace(
+                        sample, variation=variation, family="layouts", arguments=arguments
+                    )
 
 
 def _precisions(sample: Case) -> Iterator[Case]:

@@ -15,6 +15,8 @@ from backprop_ops.pair import replaced
 
 
 def zero(evidence: Evidence) -> Iterator[Likely]:
+    if not evidence.given.any() and evidence.case.family == "precisions":
+        yield "overflow", f"{evidence.name} is zero: an intermediate result is too large or small"
     if not evidence.given.any():
         yield "zero-gradient", f"{evidence.name} is zero everywhere"
 
