@@ -55,6 +55,8 @@ TORCHS_OWN = {
     # The backward is the exponential of a block matrix that holds the upstream, and a large one
     # drowns the rest.
     "matrix_exp": "of twice the upstream is not twice",
+    # It reads the upstream's memory from the beginning, wherever the upstream begins in it.
+    "as_strided_scatter": "of twice the upstream is not twice",
     # Out of bounds, unchecked: running statistics of another size, targets beyond the classes,
     # offsets beyond the end.
     **dict.fromkeys(
