@@ -698,8 +698,12 @@ def _copy(x: Tensor) -> Tensor:
     if 0 in x.stride() and x.numel():  # repeats its elements: so does the copy
         once = x[tuple(slice(1) if stride == 0 else slice(None) for stride in x.stride())]
         return torch.empty(once.shape, dtype=x.dtype, device=x.device).copy_(once).expand(x.shape)
-    empty = torch.empty_strided(x.shape, x.stride(), dtype=x.dtype, device=x.device)
-    return empty.copy_(x)
+    offset, span = (
+        x.storage_offset(),
+        sum((n - 1) * step for n, step in zip(x.shape, x.stride(), strict=True)),
+    )
+    buffer = x.new_full((offset + span + 1 if x.numel() else offset,), 7)
+    return buffer.as_strided(x.shape, x.stride(), offset).copy_(x)
 
 
 def _changed(given: Mapping[str, Any], before: Mapping[str, Any]) -> list[str]:

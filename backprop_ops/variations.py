@@ -659,7 +659,7 @@ def _tied(
         return accepts(pair, of)
 
     together = list(part)
-    for place in ones:
+    for place in [*ones, *ones]:  # twice, since some go along only where others do
         if place not in together and takes(([*together, place], 2)):
             together.append(place)
     independent = len(together) == len(part) or takes((together, 2), (part, 3))

@@ -39,7 +39,12 @@ def sign(evidence: Evidence) -> Iterator[Likely]:
 def factor(evidence: Evidence) -> Iterator[Likely]:
     given, expected, name = evidence.given, evidence.expected, evidence.name
     ratio = ratio_of(given, expected)
-    if ratio is None or not evidence.like_given(ratio * expected) or expected.numel() < 2:
+    if (
+        ratio is None
+        or math.isclose(ratio, 1, rel_tol=1e-7)
+        or not evidence.like_given(ratio * expected)
+        or expected.numel() < 2
+    ):
         return
     numbers = counts(evidence)
     for n, what in numbers.items():
