@@ -165,6 +165,7 @@ def _attached_code(pair: Pair, call: Call, function: Any) -> str:
 
 
 def _imports(pair: Pair) -> list[str]:
+    modules: dict[str, list[str]] = {}
     lines = []
     for name, function in ((pair.name, pair.forward), (f"{pair.name}_backward", pair.backward)):
         module = getattr(function, "__module__", None) or "__main__"
@@ -172,8 +173,8 @@ def _imports(pair: Pair) -> list[str]:
         if module == "__main__" or not own.isidentifier():  # not to be had by importing
             lines.append(f"# {name}: as it was given to check")
         else:
-            lines.append(f"from {module} import {own}{f' as {name}' * (own != name)}")
-    return lines
+            modules.setdefault(module, []).append(own if own == name else f"{own} as {name}")
+    return [f"from {module} import {', '.join(names)}" for module, names in modules.items()] + lines
 
 
 def literal(value: Any) -> str:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from backprop_ops import BackwardError, Kept, assert_backward, check, pairs
 from backprop_ops.pair import PairError
+from tests.mutants import newcomers
 
 pytestmark = pytest.mark.usefixtures("unseen")
 
@@ -448,3 +449,61 @@ def test_pairs_of_the_library(name: str) -> None:
     args, options = samples.get(name, ((X,), {}))
     report = check(pairs[name].forward, pairs[name].backward, args, options)
     assert report.ok, str(report)
+
+
+def test_reproduce_can_be_pasted(capsys: pytest.CaptureFixture[str]) -> None:
+    """Under the pair's name too where the backward has another one."""
+    report = check(newcomers.relu, newcomers.relu_more_at_zero, (X.float(),), seed=0)
+    code = report.failures[0].reproduce
+    assert "import relu, relu_more_at_zero as relu_backward" in code
+    exec(code, {})
+    by_hand, by_autograd = capsys.readouterr().out.splitlines()
+    assert "1.3" in by_hand
+    assert "1.3" not in by_autograd
+
+
+def test_numbers_have_the_digits_that_differ() -> None:
+    report = check(square, lambda dout, x: 2.000000001 * dout * x, (X,), seed=0)
+    message = report.failures[0].message
+    came, said = message.partition("is ")[2].split(", autograd says ")
+    assert came != said
+
+
+def test_kink_is_noted() -> None:
+    report = check(relu, lambda dout, x: dout * (x >= 0), (X,), seed=0)
+    assert report
+    (note,) = [note for note in report.notes if note.startswith("kink")]
+    assert "allowed [" in note
+    assert note.endswith("autograd says 0")
+
+
+def test_reference_that_differs_names_the_forward() -> None:
+    report = check(
+        lambda x: x.detach().exp(), lambda dout, x: dout * x.exp(), (X,), reference=torch.exp2
+    )
+    assert "differ, not the backward" in report.failures[0].message
+
+
+def test_forward_without_autograd_is_judged_by_differences() -> None:
+    def opaque(x):
+        return torch.from_numpy(x.numpy() ** 3)
+
+    assert check(opaque, lambda dout, x: 3 * x**2 * dout, (X,), seed=0)
+    wrong = check(opaque, lambda dout, x: 2 * x**2 * dout, (X,), seed=0)
+    assert "finite differences say" in wrong.failures[0].message
+
+
+def test_global_state_is_put_back() -> None:
+    def turns_gradients_off(dout, x):
+        torch.set_grad_enabled(False)
+        return 2 * x * dout
+
+    assert not check(square, turns_gradients_off, (X,), seed=0)
+    assert torch.is_grad_enabled()
+
+
+@pytest.mark.thorough
+@pytest.mark.filterwarnings("ignore")  # of torch's compiler
+def test_compiled_function() -> None:
+    compiled = torch.compile(lambda x: x * x.sigmoid())
+    assert check(compiled, None, (X.float(),), seed=0)
