@@ -133,6 +133,10 @@ def check(
         raise TypeError(
             f"kwargs must be a dict of {function_name(forward)}'s options, came {_type(kwargs)}"
         )
+    if seed is not None and not isinstance(seed, int):
+        raise TypeError(f"seed must be an integer, came {_type(seed)}")
+    if reference is not None and not callable(reference):
+        raise TypeError(f"reference must be a function, came {_type(reference)}")
     skipped = _names(skip).union(*map(_names, ambient.current.skips))
     seed = ambient.current.seed if seed is None else seed
     seed = random.SystemRandom().getrandbits(32) if seed is None else seed
@@ -140,6 +144,13 @@ def check(
     judged_by = pair if backward is not None else None
     if reference is not None:
         judged_by = _referring(pair, reference)
+        try:
+            judged_by.call(arguments)
+        except Exception as error:
+            raise ValueError(
+                f"{function_name(reference)}, the reference, raises {_type(error)} on the sample: "
+                f"{error}"
+            ) from error
     report = _Check(pair, Inspector(pair, judged_by, skipped), skipped, seed).report(arguments)
     ambient.current.observe(report)
     return report

@@ -177,6 +177,11 @@ class Pair:
         sequence = len(slots) == 1 and isinstance(arguments[slots[0]], (tuple, list))
         if sequence and not (len(gradients) == 1 and isinstance(gradients[0], (tuple, list))):
             gradients = (gradients,)  # what a single slot holds may come as it is
+        elif isinstance(returned, (list, dict, str)):
+            raise PairError(
+                f"{function_name(self.backward)} must return a Tensor or a tuple of them, "
+                f"came {type(returned).__name__}"
+            )
         if len(gradients) != len(slots):
             raise PairError(
                 f"{self.name}_backward must return {len(slots)} gradient(s), "

@@ -438,6 +438,25 @@ def test_bad_call(
         check(forward, backward, args, options)
 
 
+@pytest.mark.parametrize(
+    ("keywords", "error", "message"),
+    [
+        ({"seed": "a"}, TypeError, "seed must be an integer, came str"),
+        ({"reference": 3}, TypeError, "reference must be a function, came int"),
+        ({"reference": lambda x: x @ X}, ValueError, "the reference, raises RuntimeError on"),
+    ],
+)
+def test_bad_keyword(keywords: dict[str, Any], error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        check(square, lambda dout, x: 2 * dout * x, (X,), **keywords)
+
+
+def test_a_list_is_no_gradient() -> None:
+    report = check(square, lambda dout, x: [2 * dout * x], (X,), seed=0)
+    assert report.failures[0].property == "count"
+    assert "must return a Tensor or a tuple of them, came list" in report.failures[0].message
+
+
 @pytest.mark.parametrize("name", ["tanh", "max", "cross_entropy", "embedding", "pow"])
 def test_pairs_of_the_library(name: str) -> None:
     samples: dict[str, tuple[tuple[Any, ...], dict[str, Any]]] = {
