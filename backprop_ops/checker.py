@@ -20,6 +20,7 @@ from backprop_ops.judging import Undifferentiable, autograd
 from backprop_ops.pair import Pair, function_name, make_record
 from backprop_ops.properties import Finding, Inspector
 from backprop_ops.shrinking import code, shrunk
+from backprop_ops.surroundings import calls
 from backprop_ops.variations import Case, in_precision, smaller, variations
 
 PROPERTIES = frozenset(
@@ -287,7 +288,7 @@ class _Check:
                 return
         self.skipped |= {"calls"} & self.skip
         if not {"calls", "state"} & self.skip:
-            for variation, finding in self.inspector.calls(base, other):
+            for variation, finding in calls(self.inspector, base, other):
                 self._add(finding, Case(variation, "calls", base.arguments, base.seed))
                 return
         for name in sorted(self.skip - self.skipped - PROPERTIES):

@@ -13,7 +13,6 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from backprop_ops.attached import gradient_alone
 from backprop_ops.differences import Differences
 from backprop_ops.judging import (
     Autograd,
@@ -24,8 +23,8 @@ from backprop_ops.judging import (
     as_dtype,
     underflow,
 )
-from backprop_ops.pair import Pair, PairError, leaf_gradients, replaced, takes_gradient
-from backprop_ops.variations import Case, accepts
+from backprop_ops.pair import Pair, PairError, leaf_gradients, takes_gradient
+from backprop_ops.variations import Case
 
 KEPT_ROUNDINGS = 16  # of kept values, that a gradient may be off by
 ALLOWED_APART = 64  # units of rounding by which two calls may differ, as atomics make them
@@ -91,7 +90,7 @@ class Inspector:
                 found.append(finding)
         except BackwardRaises as error:  # at a later call than the first
             if not found:
-                found.append(Finding("call", None, f"{error}, at a later call", "state", _LATER))
+                found.append(Finding("call", None, f"{error}, at a later call", "state", LATER))
         self.earlier = [*self.earlier[:1], dict(case.arguments)]
         if found and case.family == "layouts" and not self.findings(contiguous(case)):
             return [
@@ -113,7 +112,7 @@ class Inspector:
             yield Finding("layout", None, str(error), "upstream-layout", _LAYOUT)
             return
         for name, value in expected.items():
-            if self._apart(value, gradients[name]):
+            if apart(value, gradients[name]):
                 message = f"d{name} is another than of the same numbers laid out contiguously"
                 yield Finding("layout", name, message, "upstream-layout", _LAYOUT)
 
@@ -137,14 +136,14 @@ class Inspector:
         except PairError:
             raise
         except Exception as error:
-            message = f"{self.backward} raises {_type(error)}: {_first_line(error)}"
+            message = f"{self.backward} raises {type_name(error)}: {first_line(error)}"
             raise BackwardRaises(message) from error
         finally:
             for (what, (get, set_)), was in zip(_SURROUNDINGS.items(), before, strict=True):
                 if get() != was:
                     set_(was)
                     self.left_changed.add(what)
-        return {name: _dense(gradient) for name, gradient in gradients.items()}
+        return {name: dense(gradient) for name, gradient in gradients.items()}
 
     def judge(self, arguments: Mapping[str, Any], upstreams: Mapping[str, Tensor]) -> Judge:
         if self.reference is not None:
@@ -217,114 +216,6 @@ class Inspector:
         yield from self._linearity(case, call, judge, values)
         yield from self._values(call, judge, values)
 
-    def calls(self, sample: Case, other: Case) -> Iterator[tuple[str, Finding]]:
-        """The sample's call made in other surroundings, each with how it was made."""
-        call = self.call(sample)
-        plain = {n: g.clone() for n, g in self.gradients(call).items() if isinstance(g, Tensor)}
-
-        def differing(gradients: Mapping[str, Any], what: str) -> Iterator[Finding]:
-            for name, value in plain.items():
-                if self._apart(value, gradients.get(name)):
-                    message = f"d{name} is another {what}"
-                    yield Finding("state", name, message, "state", _OTHERS)
-
-        with torch.no_grad():
-            try:
-                gradients = self.gradients(call)
-            except BackwardRaises as error:
-                explanation = "it needs the gradient mode to be on: turn it on where it is needed"
-                finding = Finding("state", None, str(error), "state", explanation)
-                yield "torch.no_grad() is on", finding
-                return
-            for finding in differing(gradients, "under torch.no_grad()"):
-                yield "torch.no_grad() is on", finding
-        needing = self._needing_gradients(call)
-        if needing is not None:
-            with torch.enable_grad():
-                try:
-                    gradients = self.gradients(needing)
-                except BackwardRaises as error:
-                    # Autograd wants inputs detached for numpy, and forbids some writing in place,
-                    # also to what is the function's own.
-                    if not any(word in str(error) for word in ("requires grad", "inplace")):
-                        finding = Finding("state", None, str(error), "state", _OTHERS)
-                        yield "the inputs require gradients", finding
-                else:
-                    for finding in differing(gradients, "where the inputs require gradients"):
-                        yield "the inputs require gradients", finding
-                    for name, leaf in self.pair.leaves(needing.arguments).items():
-                        if leaf.grad is not None:
-                            message = f"{self.backward} writes to the .grad of {name}"
-                            explanation = "whoever calls it adds up: return the gradient"
-                            finding = Finding("state", name, message, "mutates-input", explanation)
-                            yield "the inputs require gradients", finding
-        if len(plain) > 1 and hasattr(self.pair.forward, "__wrapped__"):
-            yield from self._each_alone(call, plain)
-        yield from self._after_another_call(call, other, differing)
-        yield from self._updated_in_place(sample)
-
-    def _each_alone(self, call: Call, plain: Mapping[str, Tensor]) -> Iterator[tuple[str, Finding]]:
-        """As where all other inputs are frozen."""
-        for name, value in plain.items():
-            variation = f"{name} alone requires a gradient"
-            try:
-                alone = gradient_alone(self.pair, call.arguments, name, call.upstreams)
-            except Exception as error:
-                message = f"{self.backward} raises {_type(error)}: {_first_line(error)}"
-                yield variation, Finding("state", name, message, "state", _OTHERS)
-                continue
-            if self._apart(value, _dense(alone)):
-                missing = "none-gradient" if alone is None else "state"
-                message = f"d{name} is another where no other input requires one"
-                yield variation, Finding("state", name, message, missing, _OTHERS)
-
-    def _after_another_call(
-        self, call: Call, other: Case, differing: Callable[..., Iterator[Finding]]
-    ) -> Iterator[tuple[str, Finding]]:
-        variation = "another call came between forward and backward"
-        between = self.call(other)
-        try:
-            self.gradients(between)
-            gradients = self.gradients(call)
-        except BackwardRaises as error:
-            yield variation, Finding("state", None, str(error), "state", _LATER)
-            return
-        for finding in differing(gradients, "after a call on other values and sizes"):
-            yield variation, finding
-
-    def _updated_in_place(self, sample: Case) -> Iterator[tuple[str, Finding]]:
-        """As an optimizer does: the same tensors with other numbers in them, and called again."""
-        used = self.call(sample)
-        self.gradients(used)
-        for leaf in self.pair.leaves(used.arguments).values():
-            if 0 not in leaf.stride():
-                leaf.mul_(0.75)
-        if not accepts(self.pair, used.arguments):
-            return
-        result = self.pair.call(used.arguments)
-        fresh = self.call(replace(sample, arguments=used.arguments))
-        updated = Call(used.arguments, result, self.pair.fields(result), fresh.upstreams)
-        try:
-            gradients, expected = self.gradients(updated), self.gradients(fresh)
-        except BackwardRaises:
-            return
-        for name, value in expected.items():
-            if isinstance(value, Tensor) and self._apart(value, gradients.get(name)):
-                message = f"d{name} is that of the numbers that the inputs held before"
-                finding = Finding("state", name, message, "state", _LATER)
-                yield "the inputs were updated in place since an earlier call", finding
-
-    def _needing_gradients(self, call: Call) -> Call | None:
-        leaves = self.pair.leaves(call.arguments)
-        needing = {name: x.detach().clone().requires_grad_() for name, x in leaves.items()}
-        arguments = replaced(call.arguments, needing)
-        try:
-            with torch.enable_grad():
-                result = self.pair.call(arguments)
-        except RuntimeError:  # a forward that autograd cannot follow
-            return None
-        return Call(arguments, result, self.pair.fields(result), call.upstreams)
-
     def _agrees_with_reference(self, call: Call) -> Iterator[Finding]:
         """The outputs are compared first: of another function there is nothing to ask."""
         if self.reference is None or self.reference.forward is self.pair.forward:
@@ -339,7 +230,7 @@ class Inspector:
                 )
                 own = reference.fields(reference.call(call.arguments))
             except Exception as error:
-                message = f"the reference of {self.pair.name} raises {_type(error)}: {error}"
+                message = f"the reference of {self.pair.name} raises {type_name(error)}: {error}"
                 yield Finding("call", None, message)
                 return
         for name in self.pair.outputs:
@@ -384,7 +275,7 @@ class Inspector:
                     message = f"d{name} is None, and the output depends on {name}"
                     yield Finding("count", name, message, "none-gradient")
             elif not isinstance(gradient, Tensor):
-                message = f"d{name} must be a Tensor, came {_type(gradient)}"
+                message = f"d{name} must be a Tensor, came {type_name(gradient)}"
                 yield Finding("count", name, message, "dtype", "numbers have to be tensors")
             elif gradient.shape != leaf.shape:
                 message = (
@@ -440,7 +331,7 @@ class Inspector:
             if name not in values:
                 continue
             if not isinstance(gradient, Tensor):
-                message = f"d{name} of a zero upstream is {_type(gradient)}"
+                message = f"d{name} of a zero upstream is {type_name(gradient)}"
                 yield Finding("zero", name, message, "none-gradient", f"d{name} has to be zeros")
                 continue
             # Where the derivative is too large for the precision, zero times it is no number.
@@ -480,19 +371,19 @@ class Inspector:
                 message = f"d{name} holds uninitialised memory"
                 explanation = "a buffer made with torch.empty is not written to everywhere"
                 yield Finding("state", name, message, "nondeterministic", explanation)
-            elif self._apart(value, again.get(name)):
+            elif apart(value, again.get(name)):
                 message = f"d{name} is another at a second call on the same values"
                 with _same_randomness():
                     once = self.gradients(call)[name].clone()
                 with _same_randomness():
                     twice = self.gradients(call)[name]
-                if self._apart(once, twice):
+                if apart(once, twice):
                     explanation = "something is kept between calls"
                     yield Finding("repeat", name, message, "state", explanation)
                 else:
                     explanation = "it draws random numbers; what was drawn forward has to be kept"
                     yield Finding("repeat", name, message, "nondeterministic", explanation)
-            elif self._apart(value, poisoned.get(name)):
+            elif apart(value, poisoned.get(name)):
                 message = f"d{name} is another at a later call on the same values"
                 yield Finding("repeat", name, message, "state", "something is kept between calls")
 
@@ -508,19 +399,6 @@ class Inspector:
                 message = f"{self.backward} seeds {whose} global random generator"
                 explanation = "what others draw is the same each time: use a generator of its own"
                 yield Finding("state", None, message, "state", explanation)
-
-    def _apart(self, one: Any, other: Any) -> bool:
-        """Whether two gradients of the same call differ by more than the order of summation."""
-        if not isinstance(one, Tensor) or not isinstance(other, Tensor):
-            return one is not other
-        if _same_bytes(one, other):
-            return False
-        finite = one.isfinite()
-        if one.shape != other.shape or not torch.equal(finite, other.isfinite()):
-            return True
-        difference = (one.double() - other.double())[finite].abs()
-        allowed = ALLOWED_APART * torch.finfo(one.dtype).eps * one.double()[finite].abs()
-        return bool((difference > allowed.amax()).any()) if difference.numel() else False
 
     def _linearity(
         self, case: Case, call: Call, judge: Judge, values: Mapping[str, Tensor]
@@ -657,10 +535,24 @@ _SURROUNDINGS: Mapping[str, tuple[Callable[[], Any], Callable[[Any], Any]]] = {
 """Global state, and how it is read and set."""
 _LACKING = ("not implemented", "support")  # as torch says it, and who writes a kernel
 _SLOTS = "each input has one place in what is returned, in the forward's order; a sequence a tuple"
-_LATER = "something is kept between calls"
-_OTHERS = "it depends on something else than its arguments"
+LATER = "something is kept between calls"
+OTHERS = "it depends on something else than its arguments"
 _COPY = "whoever writes to the one changes the other: return a copy"
 _LAYOUT = "the numbers are right where the memory is contiguous: read them through their strides"
+
+
+def apart(one: Any, other: Any) -> bool:
+    """Whether two gradients of the same call differ by more than the order of summation."""
+    if not isinstance(one, Tensor) or not isinstance(other, Tensor):
+        return one is not other
+    if _same_bytes(one, other):
+        return False
+    finite = one.isfinite()
+    if one.shape != other.shape or not torch.equal(finite, other.isfinite()):
+        return True
+    difference = (one.double() - other.double())[finite].abs()
+    allowed = ALLOWED_APART * torch.finfo(one.dtype).eps * one.double()[finite].abs()
+    return bool((difference > allowed.amax()).any()) if difference.numel() else False
 
 
 def contiguous(case: Case) -> Case:
@@ -784,9 +676,9 @@ def _random_states() -> dict[str, Any]:
     return states | ({"numpy's": str(numpy.random.get_state())} if numpy else {})
 
 
-def _dense(gradient: Any) -> Any:
+def dense(gradient: Any) -> Any:
     strided = not isinstance(gradient, Tensor) or gradient.layout == torch.strided
-    return gradient if strided else gradient.to_dense()
+    return gradient if strided else gradient.todense()
 
 
 def _worst(error: Tensor) -> tuple[int, ...]:
@@ -811,9 +703,9 @@ def _number(x: Tensor) -> str:
     return f"{x.item():.6g}"
 
 
-def _type(value: object) -> str:
+def type_name(value: object) -> str:
     return type(value).__name__
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
     return (str(error).strip() or "no message").splitlines()[0]
