@@ -33,6 +33,7 @@ OWN_ERRORS = 4  # times autograd's own error in the precision judged
 DRAWS = (1, 4, 16)  # disturbances, as far as they are needed
 SMALL_IN_FLOAT32 = 2.0**-18  # a relative disturbance, large against the rounding
 JUMP = 1e-4  # of an entry's scale: what a disturbance moves at a tie or a corner, and nowhere else
+MOVED_ALONE = 512  # entries
 CACHED = 2**15  # elements
 SEARCHED = 2**16  # elements up to which a result is compared with what it may have been picked from
 
@@ -312,6 +313,7 @@ class Autograd:
             if beyond[leaf].any() and self._finest > self._small:
                 least, most = self._one_rounding_apart[leaf]
                 beyond[leaf] &= ~((least - allowed <= given) & (given <= most + allowed))
+            beyond[leaf] &= ~self._right_alone(leaf, given, near, beyond[leaf] & corners.jumps)
             left_out = beyond[leaf] | ~value.isfinite()
             differences[leaf] = torch.where(left_out, 0, given - value)
         # Of a tie, the shares must add up to what all of it moved together would get.
@@ -324,6 +326,33 @@ class Autograd:
                     apart = differences[leaf].abs() > allowances[leaf]
                     beyond[leaf] |= (direction != 0) & apart
         return beyond
+
+    def _right_alone(self, leaf: str, given: Tensor, near: Tensor, asked: Tensor) -> Tensor:
+        """Where a gradient lies between those of an entry that alone moves, up and down.
+
+        Of many tied few are ever the largest as all of them move.
+        """
+        right = torch.zeros_like(asked)
+        if leaf not in self._movable:
+            return right
+        for entry in asked.flatten().nonzero().flatten().tolist()[:MOVED_ALONE]:
+            bounds = [self.expected[leaf].flatten()[entry]]
+            for size in (self._small, -self._small):
+                moved = self._pair.leaves(self._arguments)[leaf].clone().contiguous()
+                x = moved.view(-1)[entry].item()
+                moved.view(-1)[entry] += size * (abs(x) or 1)
+                try:
+                    arguments = replaced(self._arguments, {leaf: moved})
+                    gradient = autograd(self._pair, arguments, self._upstreams)[leaf]
+                except Exception:  # beyond its domain
+                    continue
+                bounds.append(gradient.flatten()[entry])
+            value, slack = given.flatten()[entry], near.flatten()[entry]
+            inside = min(bounds) - slack <= value <= max(bounds) + slack
+            if not inside:  # one that is wrong is enough
+                break
+            right.view(-1)[entry] = True
+        return right
 
     def _rounded(self, salt: int, size: float) -> Leaves:
         """As if every number had been rounded: inputs, upstreams and each operation's result."""

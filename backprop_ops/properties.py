@@ -678,7 +678,7 @@ def _random_states() -> dict[str, Any]:
 
 def dense(gradient: Any) -> Any:
     strided = not isinstance(gradient, Tensor) or gradient.layout == torch.strided
-    return gradient if strided else gradient.todense()
+    return gradient if strided else gradient.to_dense()
 
 
 def _worst(error: Tensor) -> tuple[int, ...]:
