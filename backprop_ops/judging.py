@@ -247,7 +247,7 @@ class Autograd:
         for upstreams in self._one_signed_upstreams:
             here = autograd(self._pair, self._arguments, upstreams)
             lowest, highest = dict(here), dict(here)
-            for salt, size in itertools.product(range(2, 10), (self._small, -self._small)):
+            for salt, size in itertools.product(self._salts, (self._small, -self._small)):
                 for name, gradient in self._moved(salt, size, False, upstreams).items():
                     # What lies beyond the domain, as left of zero for a root, bounds nothing.
                     near = torch.where(gradient.isfinite(), gradient, here[name])
@@ -276,6 +276,11 @@ class Autograd:
         return corners
 
     @property
+    def _salts(self) -> range:
+        """For inputs that move apart; of several inputs each two also against one another."""
+        return range(2, 18) if len(self.expected) > 1 else range(2, 18, 2)
+
+    @property
     def _one_signed_upstreams(self) -> list[Leaves]:
         """The upstreams' positive part and their negative one, as far as there is any of it.
 
@@ -294,7 +299,7 @@ class Autograd:
         """
         bounds = {name: (value, value) for name, value in self.expected.items()}
         size = self._finest
-        for salt, way in itertools.product(range(2, 10), (size, -size)):
+        for salt, way in itertools.product(self._salts, (size, -size)):
             for name, gradient in self._moved(salt, way, keep_ties=False).items():
                 least, most = bounds[name]
                 near = torch.where(gradient.isfinite(), gradient.double(), self.expected[name])
@@ -490,7 +495,10 @@ def underflow(dtype: torch.dtype) -> float:
 def _jumps(value: Tensor, other: Tensor) -> Tensor:
     """Where the gradient of inputs next to these is quite another number."""
     scale = torch.maximum(value.abs(), other.abs())
-    return ((other - value).abs() > JUMP * scale) & other.isfinite()
+    # What cancels to nearly nothing is another nearly nothing next to it.
+    nothing = 2.0**-32 * value.abs().nan_to_num(0, 0, 0).amax() if value.numel() else 0
+    apart = (other - value).abs()
+    return (apart > JUMP * scale) & (apart > nothing) & other.isfinite()
 
 
 def _shared(at: Tensor, least: Tensor, most: Tensor) -> tuple[Tensor, Tensor]:
