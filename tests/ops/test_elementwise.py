@@ -36,10 +36,30 @@ def operand() -> list:
 
 
 SAMPLES = {
-    "add": [sample(real("*"), real("*")), sample(real("n c"), 2.5), sample(2.5, real("n c"))],
-    "sub": [sample(real("*"), real("*")), sample(real("n c"), 2.5), sample(2.5, real("n c"))],
-    "mul": [sample(real("*"), real("*")), sample(real("n c"), 2.5), sample(2.5, real("n c"))],
-    "div": [sample(real("*"), nonzero("*")), sample(real("n c"), 3), sample(3, nonzero("n c"))],
+    "add": [
+        sample(real("n c"), real("1 c")),
+        sample(real("*"), real("*")),
+        sample(real("n c"), 2.5),
+        sample(2.5, real("n c")),
+    ],
+    "sub": [
+        sample(real("n c"), real("1 c")),
+        sample(real("*"), real("*")),
+        sample(real("n c"), 2.5),
+        sample(2.5, real("n c")),
+    ],
+    "mul": [
+        sample(real("n c"), real("1 c")),
+        sample(real("*"), real("*")),
+        sample(real("n c"), 2.5),
+        sample(2.5, real("n c")),
+    ],
+    "div": [
+        sample(real("n c"), nonzero("1 c")),
+        sample(real("*"), nonzero("*")),
+        sample(real("n c"), 3),
+        sample(3, nonzero("n c")),
+    ],
     "pow": [
         *(sample(positive("n c"), exponent=exponent) for exponent in (-0.5, -1, 0.5, 2.5)),
         *(sample(real("n c"), exponent=exponent) for exponent in (0, 1, 2, 3)),
