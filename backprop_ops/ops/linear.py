@@ -9,6 +9,7 @@ from torch import Tensor
 from backprop_ops import validate
 from backprop_ops.broadcasting import sum_to
 from backprop_ops.pair import Gradient
+from backprop_ops.precision import wide
 
 
 def matmul(x: Tensor, y: Tensor) -> Tensor:
@@ -22,16 +23,26 @@ def matmul(x: Tensor, y: Tensor) -> Tensor:
 
 
 def matmul_backward(dout: Tensor, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-    """dx = dout @ yᵀ, dy = xᵀ @ dout, each summed over the batches that it was broadcast to"""
+    """dx = dout @ yᵀ, dy = xᵀ @ dout, each summed over the batches that it was broadcast to
+
+    The sums over batches are kept in float32 for bfloat16 and float16.
+    """
     if y.dim() == 1:
         dout = dout.unsqueeze(-1)  # (…, n, 1)
     if x.dim() == 1:
         dout = dout.unsqueeze(-2)  # (…, 1, m)
     rows = x.unsqueeze(0) if x.dim() == 1 else x  # (…, n, k)
     columns = y.unsqueeze(1) if y.dim() == 1 else y  # (…, k, m)
-    dx = sum_to(dout @ columns.mT, rows.shape).reshape(x.shape)
-    dy = sum_to(rows.mT @ dout, columns.shape).reshape(y.shape)
+    dx = _summed_product(dout, columns.mT, rows.shape).reshape(x.shape)
+    dy = _summed_product(rows.mT, dout, columns.shape).reshape(y.shape)
     return dx, dy
+
+
+def _summed_product(x: Tensor, y: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """x @ y, summed to a shape that was broadcast to the product's."""
+    if x.dim() == y.dim() == len(shape) and x.shape[:-2] == y.shape[:-2] == shape[:-2]:
+        return x @ y
+    return sum_to(wide(x) @ wide(y), shape).to(x.dtype)
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:

@@ -83,7 +83,7 @@ REASONS: dict[str, tuple[str, ...]] = {
         "cross_entropy: line 9: 1 → -1",
         "cross_entropy: line 9: 1 → -1 (#2)",
         "embedding: line 6: weight.shape[1] → weight.shape[-1]",
-        "matmul: line 8: 1 → -1 (#2)",
+        "matmul: line 11: 1 → -1 (#2)",
         "nll_loss: line 5: 1 → -1",
         "nll_loss: line 5: 1 → -1 (#2)",
     ),
@@ -104,13 +104,13 @@ REASONS: dict[str, tuple[str, ...]] = {
         "sum: line 5: x → -x",
     ),
     "a number, which the forward refuses": (
-        "matmul: line 3: y.dim() == 1 → y.dim() <= 1",
-        "matmul: line 5: x.dim() == 1 → x.dim() <= 1",
-        "matmul: line 7: x.dim() == 1 → x.dim() <= 1",
-        "matmul: line 8: y.dim() == 1 → y.dim() <= 1",
+        "matmul: line 6: y.dim() == 1 → y.dim() <= 1",
+        "matmul: line 8: x.dim() == 1 → x.dim() <= 1",
+        "matmul: line 10: x.dim() == 1 → x.dim() <= 1",
+        "matmul: line 11: y.dim() == 1 → y.dim() <= 1",
     ),
     "a vector's row of size 1 is summed away before it is reshaped away": (
-        "matmul: line 9: rows.shape → x.shape",
+        "matmul: line 12: rows.shape → x.shape",
     ),
     "-0 is zero": (
         "embedding: line 8: none.index_add → (-none).index_add",
