@@ -113,7 +113,7 @@ class Autograd:
         finfo = torch.finfo(gradient.dtype)
         # Where it is too large for the precision, infinity is as good as any number, and a little
         # below that it is what a sum or product in another order comes to on its way.
-        bound = torch.where(given.isfinite(), finfo.max, finfo.max / 16)
+        bound = torch.where(given.isfinite(), given.new_tensor(finfo.max), finfo.max / 16)
         judged = value.isfinite() & (value.abs() <= bound)
         error = (given - value).abs()
         units = ALLOWED[gradient.dtype.itemsize] * finfo.eps

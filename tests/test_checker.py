@@ -23,6 +23,10 @@ def square(x):
     return x * x
 
 
+def quotient(x, y):
+    return x / y
+
+
 def softmax(x):
     return x.softmax(1)
 
@@ -344,6 +348,20 @@ def test_twice_the_upstream_may_overflow() -> None:
     report = check(lambda x: x.exp(), lambda dout, out: dout * out, (x,), seed=0)
     assert not any(failure.property == "linearity" for failure in report.failures), str(report)
     assert report, str(report)
+
+
+@pytest.mark.parametrize("order", ["upstream first", "output first"])
+def test_a_quotient_in_either_order(order: str) -> None:
+    """Each overflows on its way to some number just below the largest, and neither is wrong."""
+
+    def backward(dout: Tensor, x: Tensor, y: Tensor, out: Tensor) -> tuple[Tensor, Tensor]:
+        dx = dout / y
+        return dx, -dx * out if order == "upstream first" else -dout * (out / y)
+
+    for dtype in (torch.float32, torch.float16):
+        x, y = X[:1].to(dtype), (X[1:] - 0.25).to(dtype)
+        report = check(quotient, backward, (x, y), seed=0)
+        assert report, str(report)
 
 
 def test_a_slight_bessel_correction() -> None:

@@ -85,8 +85,8 @@ def test_name_and_signature_are_kept(pair: Pair) -> None:
         "add: line 3: sum_to(dout, x.shape) → dout",  # a call
         "add: line 3: takes_gradient(x) → False",  # a condition
         "add: line 5: (dx, dy) → (dy, dx)",
-        "matmul: line 3: y.dim() == 1 → y.dim() != 1",
-        "matmul: line 9: columns.mT → columns",
+        "matmul: line 6: y.dim() == 1 → y.dim() != 1",
+        "matmul: line 12: columns.mT → columns",
         "cross_entropy: line 7: probs.shape[0] → probs.shape[1]",  # an index
         "cross_entropy: line 8: 1.0 → 0",  # a constant
         "linear: line 5: x.shape[:-1] → x.shape[:]",
