@@ -33,11 +33,13 @@ if TYPE_CHECKING:  # the pairs by star, so that a new pair needs no line here
     from backprop_ops.pair import Index as Index
     from backprop_ops.pair import Kept as Kept
     from backprop_ops.pair import Pair as Pair
+    from backprop_ops.running import update_running_statistics as update_running_statistics
 
     pairs: Mapping[str, Pair]
 
 _HOME = {
     "sum_to": "broadcasting",
+    "update_running_statistics": "running",
     "BackwardError": "checker",
     "Failure": "checker",
     "Report": "checker",

@@ -65,7 +65,7 @@ def run_exercises(
     with torch.no_grad():
         gradients = backward(nodes, context, target)
         loss = cross_entropy(nodes.logits, target)
-        dlogits = cross_entropy_backward(gradients.loss, target, loss.probs)
+        dlogits = cross_entropy_backward(gradients.loss, target, loss.probs, loss.divisor)
         hpreact = batchnorm(nodes.hprebn, nodes.bngain, nodes.bnbias, eps=EPS)
         dhprebn, _, _ = batchnorm_backward(
             gradients.hpreact, nodes.bngain, hpreact.xhat, hpreact.inv_std

@@ -284,7 +284,7 @@ def fused_backward(
     """The gradients of the loss with respect to the parameters."""
     C, W1, b1, W2, b2, bngain, _ = parameters
     dloss = torch.ones_like(v.loss.out)
-    dlogits = cross_entropy_backward(dloss, target, v.loss.probs)
+    dlogits = cross_entropy_backward(dloss, target, v.loss.probs, v.loss.divisor)
     dh, dW2, db2 = linear_backward(dlogits, v.h, W2, b2)
     dhpreact = tanh_backward(dh, v.h)
     dhprebn, dbngain, dbnbias = batchnorm_backward(

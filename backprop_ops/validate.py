@@ -149,22 +149,90 @@ def index(name: str, tensor: Tensor) -> None:
         raise TypeError(f"{name} must be a Tensor of torch.int64, came {tensor.dtype}")
 
 
-def classes(name: str, scores: Tensor, target: Tensor) -> None:
-    """``scores`` (n, classes) of at least one row, and the class of each row, ``target`` (n,)."""
-    floating(**{name: scores})
-    matrix(name, scores, "(n, classes)")
+def embedding(places: Tensor, weight: Tensor, padding_idx: int | None) -> None:
+    """An index of any shape into weight (rows, width), and padding_idx None or one of the rows."""
+    index("index", places)
+    floating(weight=weight)
+    matrix("weight", weight, "(rows, width)")
+    if padding_idx is None:
+        return
+    if not isinstance(padding_idx, int):
+        raise TypeError(f"padding_idx must be an integer, came {_came(padding_idx)}")
+    rows = weight.shape[0]
+    if not -rows <= padding_idx < rows:
+        raise IndexError(
+            f"padding_idx must lie in [{-rows}, {rows - 1}], the rows of weight, came {padding_idx}"
+        )
+
+
+def classes(
+    name: str,
+    scores: Tensor,
+    target: Tensor,
+    weight: Tensor | None,
+    ignore_index: int,
+    reduction: str,
+) -> None:
+    """``scores`` (classes), (n, classes) or (n, classes, …), and the class of each row."""
+    _scores(name, scores, weight, reduction)
     index("target", target)
-    if target.shape != scores.shape[:1]:
+    rows = scores.shape[:1] + scores.shape[2:] if scores.dim() > 1 else ()
+    if target.shape != rows:
         raise ValueError(
-            f"target must be of shape ({scores.shape[0]},), a class for each row of {name}, "
+            f"target must be of shape {tuple(rows)}, a class for each row of {name}, "
             f"came {tuple(target.shape)}"
         )
-    if scores.shape[0] == 0:
+    if not isinstance(ignore_index, int):
+        raise TypeError(f"ignore_index must be an integer, came {_came(ignore_index)}")
+
+
+def soft_classes(
+    name: str, scores: Tensor, target: Tensor, weight: Tensor | None, reduction: str
+) -> None:
+    """``scores`` as in `classes`, and the probability of each class in ``target``, of its shape."""
+    _scores(name, scores, weight, reduction)
+    floating(**{name: scores, "target": target})
+    if target.shape != scores.shape:
+        raise ValueError(
+            f"target must be of the shape of {name}, {tuple(scores.shape)}, "
+            f"came {tuple(target.shape)}"
+        )
+
+
+def _scores(name: str, scores: Tensor, weight: Tensor | None, reduction: str) -> None:
+    floating(**{name: scores})
+    if scores.dim() == 0:
+        raise ValueError(f"{name} must be of shape (classes) or (n, classes, …), came a scalar")
+    size = scores.shape[1] if scores.dim() > 1 else scores.shape[0]
+    if size == 0:
+        raise ValueError(f"{name} must have at least one class, came {tuple(scores.shape)}")
+    if weight is not None:
+        _tensor("weight", weight)
+        if weight.dtype != scores.dtype:
+            raise TypeError(
+                f"weight must have the dtype of {name}, {scores.dtype}, came {weight.dtype}"
+            )
+        if weight.shape != (size,):
+            raise ValueError(
+                f"weight must be of shape ({size},), one for each class, came {tuple(weight.shape)}"
+            )
+    if reduction not in ("none", "mean", "sum"):
+        raise ValueError(f"reduction must be none, mean or sum, came {_came(reduction)}")
+    if reduction == "mean" and scores.numel() == 0:
         raise ValueError(f"{name} must have at least one row to take a mean over, came 0 rows")
 
 
-def batchnorm(x: Tensor, gain: Tensor, bias: Tensor, eps: float, correction: int) -> None:
-    """x (n, c), gain and bias of one shape, (c) or (1, c), and n greater than correction."""
+def fraction(**options: float) -> None:
+    number(**options)
+    for name, option in options.items():
+        if not 0 <= option <= 1:
+            raise ValueError(f"{name} must lie in [0, 1], came {option}")
+
+
+def batchnorm(
+    x: Tensor, gain: Tensor | None, bias: Tensor | None, eps: float, correction: int
+) -> None:
+    """x (n, c, …), gain and bias of one shape, (c) or (1, c), and n greater than correction."""
     _normalization(x, gain, bias, eps)
     if eps < torch.finfo(torch.promote_types(x.dtype, torch.float32)).tiny:
         raise ValueError(f"eps must be above 0, came {eps}: equal rows have no deviation")
@@ -172,15 +240,21 @@ def batchnorm(x: Tensor, gain: Tensor, bias: Tensor, eps: float, correction: int
         raise TypeError(f"correction must be an integer, came {_came(correction)}")
     if correction < 0:
         raise ValueError(f"correction must be 0 or more, came {correction}")
-    if x.shape[0] <= correction:
+    n, least = x.shape[:1].numel() * x.shape[2:].numel(), max(correction, 1)
+    if n <= least:
         raise ValueError(
-            f"x must have more than {correction} row(s), came {x.shape[0]}: "
-            f"the variance divides by n - correction, with correction={correction}"
+            f"x must have more than {least} row(s), came {n}: one has no deviation, and the "
+            f"variance divides by n - correction, with correction={correction}"
         )
 
 
 def batchnorm_inference(
-    x: Tensor, gain: Tensor, bias: Tensor, mean: Tensor, var: Tensor, eps: float
+    x: Tensor,
+    gain: Tensor | None,
+    bias: Tensor | None,
+    mean: Tensor,
+    var: Tensor,
+    eps: float,
 ) -> None:
     """As for `batchnorm`, with mean and var, (c) or (1, c), of x's dtype or of float32."""
     _normalization(x, gain, bias, eps)
@@ -191,21 +265,37 @@ def batchnorm_inference(
         per_column(name, statistic, x.shape[1])
 
 
-def _normalization(x: Tensor, gain: Tensor, bias: Tensor, eps: float) -> None:
-    floating(x=x, gain=gain, bias=bias)
-    matrix("x", x, "(n, c)")
-    per_column("gain", gain, x.shape[1])
-    if bias.shape != gain.shape:
-        raise ValueError(
-            f"bias must have the shape of gain, {tuple(gain.shape)}, came {tuple(bias.shape)}"
-        )
+def running_statistics(mean: Tensor, var: Tensor, batch: Tensor, momentum: float) -> None:
+    """mean and var (c) or (1, c), as many as there are in the batch's (1, c, 1…)."""
+    for name, statistic in (("running_mean", mean), ("running_var", var)):
+        floating(**{name: statistic})
+        per_column(name, statistic, batch.shape[1])
+    fraction(momentum=momentum)
+
+
+def _normalization(x: Tensor, gain: Tensor | None, bias: Tensor | None, eps: float) -> None:
+    floating(x=x)
+    if x.dim() < 2:
+        raise ValueError(f"x must be of shape (n, c) or (n, c, …), came {tuple(x.shape)}")
+    if (gain is None) != (bias is None):
+        given = "bias" if gain is None else "gain"
+        raise TypeError(f"gain and bias must both be given or both be None, came {given} alone")
+    if gain is not None and bias is not None:
+        floating(x=x, gain=gain, bias=bias)
+        per_column("gain", gain, x.shape[1])
+        if bias.shape != gain.shape:
+            raise ValueError(
+                f"bias must have the shape of gain, {tuple(gain.shape)}, came {tuple(bias.shape)}"
+            )
     number(eps=eps)
     if not 0 <= eps < math.inf:
         raise ValueError(f"eps must be a finite number of 0 or more, came {eps}")
 
 
 @contextmanager
-def index_range(name: str, tensor: Tensor, size: int, what: str) -> Iterator[None]:
+def index_range(
+    name: str, tensor: Tensor, size: int, what: str, ignored: int | None = None
+) -> Iterator[None]:
     """Raise the error of an index that is out of range again, naming the argument.
 
     The range is left to the look-up itself, which has to check it anyway.
@@ -213,7 +303,8 @@ def index_range(name: str, tensor: Tensor, size: int, what: str) -> Iterator[Non
     try:
         yield
     except (IndexError, RuntimeError) as error:
-        least, most = int(tensor.min()), int(tensor.max())
+        counted = tensor if ignored is None else tensor[tensor != ignored]
+        least, most = int(counted.min()), int(counted.max())
         if least >= 0 and most < size:
             raise error
         raise IndexError(

@@ -64,8 +64,8 @@ def cross_entropy_atomic(logits: Tensor, target: Tensor, dout: Tensor) -> Backwa
 
 
 def cross_entropy_fused(logits: Tensor, target: Tensor, dout: Tensor) -> Backward:
-    probs = cross_entropy(logits, target).probs
-    return lambda: cross_entropy_backward(dout, target, probs)
+    kept = cross_entropy(logits, target)
+    return lambda: cross_entropy_backward(dout, target, kept.probs, kept.divisor)
 
 
 def batchnorm_atomic(x: Tensor, gain: Tensor, bias: Tensor, dout: Tensor) -> Backward:

@@ -31,6 +31,7 @@ def test_every_pair_is_public() -> None:
         "Index",
         "Pair",
         "sum_to",
+        "update_running_statistics",
         "pairs",
     ],
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F  # noqa: N812  # torch's own name for it
 from torch import Tensor
 
 from backprop_ops import validate
@@ -10,26 +11,44 @@ from backprop_ops.pair import Index
 from backprop_ops.precision import wide
 
 
-def embedding(index: Index, weight: Tensor) -> Tensor:
+def embedding(
+    index: Index,
+    weight: Tensor,
+    *,
+    padding_idx: int | None = None,
+    scale_grad_by_freq: bool = False,
+) -> Tensor:
     """out = weight[index]
 
-    index (…) of int64, weight (rows, width), out (…, width). Raises IndexError where an index is
-    no row of weight, a negative one included.
+    index (…) of int64, weight (rows, width), out (…, width). The row padding_idx, counted from the
+    end where it is negative, gets no gradient; with scale_grad_by_freq a row that was used k times
+    gets the k-th part of its gradient. Neither changes the output. Raises IndexError where an index
+    is no row of weight, a negative one included.
     """
-    validate.index("index", index)
-    validate.floating(weight=weight)
-    validate.matrix("weight", weight, "(rows, width)")
+    validate.embedding(index, weight, padding_idx)
     with validate.index_range("index", index, weight.shape[0], "rows of weight"):
-        rows = weight.index_select(0, index.reshape(-1))
-    return rows.reshape(*index.shape, weight.shape[1])
+        return F.embedding(index, weight, padding_idx, scale_grad_by_freq=scale_grad_by_freq)
 
 
-def embedding_backward(dout: Tensor, index: Index, weight: Tensor) -> Tensor:
+def embedding_backward(
+    dout: Tensor,
+    index: Index,
+    weight: Tensor,
+    *,
+    padding_idx: int | None = None,
+    scale_grad_by_freq: bool = False,
+) -> Tensor:
     """dweight[i] = Σ dout over the places where index is i: a row that was used twice gets both
 
     The sum is kept in float32 for bfloat16 and float16.
     """
-    rows = wide(dout.reshape(index.numel(), weight.shape[1]))
+    places = index.reshape(-1)
+    rows = wide(dout.reshape(places.shape[0], weight.shape[1]))
     none = torch.zeros_like(weight, dtype=rows.dtype)
-    dweight = none.index_add(0, index.reshape(-1), rows).to(weight.dtype)
+    if scale_grad_by_freq:
+        uses = none[:, :1].index_add(0, places, torch.ones_like(rows[:, :1]))
+        rows = rows / uses[places]
+    if padding_idx is not None:
+        rows = rows.masked_fill((places == padding_idx % weight.shape[0]).unsqueeze(1), 0)
+    dweight = none.index_add(0, places, rows).to(weight.dtype)
     return dweight

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -40,54 +41,228 @@ def log_softmax_backward(dout: Tensor, out: Tensor, *, dim: int = -1) -> Tensor:
     return dx
 
 
-def nll_loss(logprobs: Tensor, target: Index) -> Tensor:
-    """out = -1/n Σ logprobs[i, target[i]], the negative log-likelihood
+def nll_loss(
+    logprobs: Tensor,
+    target: Index,
+    *,
+    weight: Tensor | None = None,
+    ignore_index: int = -100,
+    reduction: str = "mean",
+) -> Tensor:
+    """out = -Σ w[target[i]] · logprobs[i, target[i]] / Σ w[target[i]], the negative log-likelihood
 
-    logprobs (n, classes), target (n) of int64, out a scalar. The mean of no rows is refused:
-    torch gives nan.
+    logprobs (classes), (n, classes) or (n, classes, …), target the same without the classes, of
+    int64; weight (classes), a constant, w = 1 without it. Rows whose target is ignore_index count
+    nothing. reduction "mean" as above, "sum" without the division, "none" of target's shape.
+    As in torch the mean of ignored rows alone is nan, and its gradient zero; the mean of no rows
+    is refused: torch gives nan.
     """
-    validate.classes("logprobs", logprobs, target)
-    with validate.index_range("target", target, logprobs.shape[1], "columns of logprobs"):
-        picked = logprobs.gather(1, target.unsqueeze(1))
-    return -picked.mean()
+    validate.classes("logprobs", logprobs, target, weight, ignore_index, reduction)
+    scores, dim = wide(logprobs), _class_dimension(logprobs)
+    classes = logprobs.shape[dim]
+    with validate.index_range("target", target, classes, "classes of logprobs", ignore_index):
+        rows = _rows(scores, target, weight, ignore_index, reduction)
+        losses = -scores.gather(dim, rows.classes) * rows.weight
+    return _reduced(losses, rows, reduction).to(logprobs.dtype)
 
 
-def nll_loss_backward(dout: Tensor, logprobs: Tensor, target: Index) -> Tensor:
-    """dlogprobs[i, target[i]] = -dout / n, and 0 elsewhere"""
-    n = logprobs.shape[0]
-    dpicked = (-dout / n).expand(n, 1)
-    dlogprobs = torch.zeros_like(logprobs).scatter(1, target.unsqueeze(1), dpicked)
+def nll_loss_backward(
+    dout: Tensor,
+    logprobs: Tensor,
+    target: Index,
+    *,
+    weight: Tensor | None = None,
+    ignore_index: int = -100,
+    reduction: str = "mean",
+) -> Tensor:
+    """dlogprobs[i, target[i]] = -dout · w[target[i]] / Σ w[target[i]], and 0 elsewhere"""
+    dim = _class_dimension(logprobs)
+    rows = _rows(wide(logprobs), target, weight, ignore_index, reduction)
+    dlosses = (wide(dout).unsqueeze(dim) if reduction == "none" else wide(dout)) / rows.divisor
+    dpicked = (-dlosses * rows.weight).to(logprobs.dtype)
+    dlogprobs = torch.zeros_like(logprobs).scatter(dim, rows.classes, dpicked)
     return dlogprobs
 
 
 class CrossEntropy(NamedTuple):
-    """What `cross_entropy` returns."""
+    """What `cross_entropy` returns. What it keeps is in float32 for bfloat16 and float16."""
 
     out: Tensor
-    probs: Kept  # (n, classes), the softmax; in float32 for bfloat16 and float16
+    probs: Kept  # as logits, the softmax
+    divisor: Kept  # as logits with one class: what the row's loss is divided by, ∞ where ignored
 
 
-def cross_entropy(logits: Tensor, target: Index) -> CrossEntropy:
-    """out = -1/n Σ ln softmax(logits)[i, target[i]]
+def cross_entropy(
+    logits: Tensor,
+    target: Index,
+    *,
+    weight: Tensor | None = None,
+    ignore_index: int = -100,
+    reduction: str = "mean",
+    label_smoothing: float = 0.0,
+) -> CrossEntropy:
+    """out = -Σᵢ Σⱼ q[i, j] · ln softmax(logits)[i, j] / Σᵢ w[target[i]]
 
-    logits (n, classes), target (n) of int64, out a scalar. The mean of no rows is refused: torch
-    gives nan.
+    with q[i] = w · ((1 - label_smoothing) · one_hot(target[i]) + label_smoothing / classes), w = 1
+    without weight: so -1/n Σ ln softmax(logits)[i, target[i]] by default.
+
+    Shapes, ignore_index and reduction as in `nll_loss`. The logarithm is taken of no probability,
+    which may be too small to be one, but as logits - ln Σ e^logits.
     """
-    validate.classes("logits", logits, target)
-    scores = wide(logits)
-    with validate.index_range("target", target, logits.shape[1], "columns of logits"):
-        picked = scores.log_softmax(1).gather(1, target.unsqueeze(1))
-    out = -picked.mean()
-    return CrossEntropy(out.to(logits.dtype), scores.softmax(1))
+    validate.classes("logits", logits, target, weight, ignore_index, reduction)
+    validate.fraction(label_smoothing=label_smoothing)
+    scores, dim = wide(logits), _class_dimension(logits)
+    logprobs = scores.log_softmax(dim)
+    classes = logits.shape[dim]
+    with validate.index_range("target", target, classes, "classes of logits", ignore_index):
+        rows = _rows(scores, target, weight, ignore_index, reduction)
+        losses = -logprobs.gather(dim, rows.classes) * rows.weight
+    if label_smoothing:
+        everywhere = -(logprobs * _along_classes(weight, scores)).mean(dim, keepdim=True)
+        losses = (1 - label_smoothing) * losses + label_smoothing * everywhere
+    out = _reduced(losses, rows, reduction).to(logits.dtype)
+    return CrossEntropy(out, scores.softmax(dim), rows.divisor)
 
 
-def cross_entropy_backward(dout: Tensor, target: Index, probs: Tensor) -> Tensor:
-    """dlogits = dout / n · (softmax(logits) - one_hot(target))
+def cross_entropy_backward(
+    dout: Tensor,
+    target: Index,
+    probs: Tensor,
+    divisor: Tensor,
+    *,
+    weight: Tensor | None = None,
+    reduction: str = "mean",
+    label_smoothing: float = 0.0,
+) -> Tensor:
+    """dlogits[i] = dout / Σᵢ w[target[i]] · (softmax(logits)[i] · Σⱼ q[i, j] - q[i])
 
-    Each row sums to zero: what the probabilities push down, the target pulls up. One is taken from
-    the target's probability before scaling, where the subtraction is exact.
+    so dout / n · (softmax(logits) - one_hot(target)) by default. Each row sums to zero: what the
+    probabilities push down, the target pulls up. The target's part is taken from its probability
+    before scaling, where the subtraction is exact.
     """
-    n = probs.shape[0]
-    pull = probs.new_full((), -1.0).expand(n, 1)
-    dlogits = (probs.scatter_add(1, target.unsqueeze(1), pull) * (wide(dout) / n)).to(dout.dtype)
+    dim = _class_dimension(probs)
+    dlosses = (wide(dout).unsqueeze(dim) if reduction == "none" else wide(dout)) / divisor
+    classes = target.clamp(0, probs.shape[dim] - 1).unsqueeze(dim)  # any one where ignored
+    row_weight = _weight_of(classes, weight, probs)
+    if label_smoothing:
+        pull = (1 - label_smoothing) * row_weight
+        spread = label_smoothing / probs.shape[dim] * _along_classes(weight, probs)
+        push = pull + spread.sum()
+        pushed = probs * push - spread
+    else:
+        pull = probs.new_ones(()).expand(classes.shape)
+        pushed, dlosses = probs, dlosses * row_weight
+    dlogits = (pushed.scatter_add(dim, classes, -pull) * dlosses).to(dout.dtype)
     return dlogits
+
+
+class SoftCrossEntropy(NamedTuple):
+    """What `soft_cross_entropy` returns."""
+
+    out: Tensor
+    logprobs: Kept  # as logits, the log-softmax; in float32 for bfloat16 and float16
+
+
+def soft_cross_entropy(
+    logits: Tensor,
+    target: Tensor,
+    *,
+    weight: Tensor | None = None,
+    reduction: str = "mean",
+    label_smoothing: float = 0.0,
+) -> SoftCrossEntropy:
+    """out = -1/n Σᵢ Σⱼ q[i, j] · ln softmax(logits)[i, j], with the probability of each class given
+
+    q = w · ((1 - label_smoothing) · target + label_smoothing / classes), w = 1 without weight.
+
+    logits and target (classes), (n, classes) or (n, classes, …), both differentiable; weight
+    (classes), a constant. reduction "mean" divides by the number of rows, whatever their weights,
+    as torch; "sum" does not, "none" leaves the rows as they are.
+    """
+    validate.soft_classes("logits", logits, target, weight, reduction)
+    validate.fraction(label_smoothing=label_smoothing)
+    dim = _class_dimension(logits)
+    logprobs = wide(logits).log_softmax(dim)
+    losses = -(_smoothed(target, weight, label_smoothing) * logprobs).sum(dim)
+    out = {"none": losses, "sum": losses.sum(), "mean": losses.mean()}[reduction]
+    return SoftCrossEntropy(out.to(logits.dtype), logprobs)
+
+
+def soft_cross_entropy_backward(
+    dout: Tensor,
+    target: Tensor,
+    logprobs: Tensor,
+    *,
+    weight: Tensor | None = None,
+    reduction: str = "mean",
+    label_smoothing: float = 0.0,
+) -> tuple[Tensor, Tensor]:
+    """dlogits = dout / n · (softmax(logits) · Σ q - q), the sum over the classes,
+
+    dtarget = -dout / n · (1 - label_smoothing) · w · ln softmax(logits)
+    """
+    dim = _class_dimension(logprobs)
+    n = logprobs.numel() // logprobs.shape[dim] if reduction == "mean" else 1
+    dlosses = (wide(dout).unsqueeze(dim) if reduction == "none" else wide(dout)) / n
+    q = _smoothed(target, weight, label_smoothing)
+    dlogits = ((logprobs.exp() * q.sum(dim, keepdim=True) - q) * dlosses).to(target.dtype)
+    dq = -logprobs * dlosses
+    dtarget = (dq * ((1 - label_smoothing) * _along_classes(weight, dq))).to(target.dtype)
+    return dlogits, dtarget
+
+
+def _class_dimension(scores: Tensor) -> int:
+    """The dimension of the classes: the second, as in torch, or the only one."""
+    return 0 if scores.dim() == 1 else 1
+
+
+class _Rows(NamedTuple):
+    """What the targets say of each row, with size 1 along the classes."""
+
+    classes: Tensor  # the row's class; 0 where ignored
+    weight: Tensor  # that of its class
+    ignored: Tensor
+    divisor: Tensor  # what its loss is divided by; ∞ where ignored
+    total: Tensor  # (), the divisor of the others
+
+
+def _rows(
+    scores: Tensor, target: Tensor, weight: Tensor | None, ignore_index: int, reduction: str
+) -> _Rows:
+    dim = _class_dimension(scores)
+    ignored = (target == ignore_index).unsqueeze(dim)
+    classes = target.unsqueeze(dim).masked_fill(ignored, 0)
+    row_weight = _weight_of(classes, weight, scores)
+    total = scores.new_ones(())
+    if reduction == "mean":
+        total = row_weight.masked_fill(ignored, 0).sum()
+    divisor = torch.where(ignored, math.inf, total)
+    return _Rows(classes, row_weight, ignored, divisor, total)
+
+
+def _reduced(losses: Tensor, rows: _Rows, reduction: str) -> Tensor:
+    losses = losses.masked_fill(rows.ignored, 0)
+    if reduction == "none":
+        return losses.squeeze(_class_dimension(losses))
+    return losses.sum() / rows.total
+
+
+def _weight_of(classes: Tensor, weight: Tensor | None, scores: Tensor) -> Tensor:
+    """The weight of each row's class, 1 without weights."""
+    return scores.new_ones(()).expand(classes.shape) if weight is None else wide(weight)[classes]
+
+
+def _along_classes(weight: Tensor | None, scores: Tensor) -> Tensor:
+    """The weights in a shape that broadcasts along the classes, all 1 without weights."""
+    if weight is None:
+        weight = scores.new_ones(()).expand(scores.shape[_class_dimension(scores)])
+    return wide(weight).reshape([-1, *[1] * (scores.dim() - 2)])
+
+
+def _smoothed(target: Tensor, weight: Tensor | None, label_smoothing: float) -> Tensor:
+    """The target's probabilities with a part spread over all classes, weighted."""
+    probs = wide(target)
+    if label_smoothing:
+        classes = target.shape[_class_dimension(target)]
+        probs = (1 - label_smoothing) * probs + label_smoothing / classes
+    return probs if weight is None else probs * _along_classes(weight, probs)

@@ -8,81 +8,126 @@ import torch
 from torch import Tensor
 
 from backprop_ops import validate
-from backprop_ops.pair import Kept
+from backprop_ops.pair import Gradient, Kept
 from backprop_ops.precision import wide
 
 
 class BatchNorm(NamedTuple):
-    """What `batchnorm` returns. The statistics are in float32 for bfloat16 and float16."""
+    """What `batchnorm` returns. What it keeps is in float32 for bfloat16 and float16."""
 
     out: Tensor
-    mean: Kept  # (1, c), for running statistics
-    var: Kept  # (1, c), for running statistics
-    xhat: Kept  # (n, c)
-    inv_std: Kept  # (1, c)
+    mean: Kept  # (1, c, 1…), for running statistics
+    var: Kept  # (1, c, 1…), for running statistics
+    xhat: Kept  # as x
+    inv_std: Kept  # (1, c, 1…)
 
 
 def batchnorm(
-    x: Tensor, gain: Tensor, bias: Tensor, *, eps: float = 1e-5, correction: int = 1
+    x: Tensor,
+    gain: Tensor | None,
+    bias: Tensor | None,
+    *,
+    eps: float = 1e-5,
+    correction: int = 1,
 ) -> BatchNorm:
     """out = gain · x̂ + bias, x̂ = (x - mean) / √(var + eps), var = Σ (x - mean)² / (n - correction)
 
-    x (n, c); gain and bias (c) or (1, c), both the same; out (n, c). correction=1 is the lecture's
-    variance (Bessel's correction), correction=0 the paper's and the one PyTorch normalizes with.
-    The formula is from Ioffe and Szegedy, "Batch Normalization", 2015, algorithm 1.
+    x (n, c) or (n, c, …), normalized over all dimensions but the second, whose sizes make n here;
+    gain and bias (c) or (1, c), both the same, or None, both; out as x. correction=1 is the
+    lecture's variance (Bessel's correction), correction=0 the paper's. PyTorch normalizes with the
+    one and keeps the other for its running variance: see `update_running_statistics`.
+    The formula is from Ioffe and Szegedy, "Batch Normalization", 2015, algorithm 1. The variance
+    is taken of what is left after the mean, since E[x²] - E[x]² loses all digits at a large mean.
     """
     validate.batchnorm(x, gain, bias, eps, correction)
+    dims = _all_but_channels(x)
     rows = wide(x)
-    mean = rows.mean(0, keepdim=True)
+    mean = rows.mean(dims, keepdim=True)
     centered = rows - mean
-    var = (centered * centered).sum(0, keepdim=True) / (x.shape[0] - correction)
+    var = (centered * centered).sum(dims, keepdim=True) / (_count(x) - correction)
     inv_std = (var + eps).rsqrt()
     xhat = centered * inv_std
-    out = torch.addcmul(wide(bias), wide(gain), xhat)
-    return BatchNorm(out.to(x.dtype), mean, var, xhat, inv_std)
+    return BatchNorm(_affine(xhat, gain, bias).to(x.dtype), mean, var, xhat, inv_std)
 
 
 def batchnorm_backward(
-    dout: Tensor, gain: Tensor, xhat: Tensor, inv_std: Tensor, *, correction: int = 1
-) -> tuple[Tensor, Tensor, Tensor]:
+    dout: Tensor, gain: Tensor | None, xhat: Tensor, inv_std: Tensor, *, correction: int = 1
+) -> tuple[Tensor, Gradient, Gradient]:
     """dx = gain / √(var + eps) · (dout - dbias / n - x̂ · dgain / (n - correction))
 
     with dgain = Σ dout · x̂ and dbias = Σ dout. x reaches the output directly, through the mean
     (second term) and through the variance (third term).
     """
-    n = xhat.shape[0]
+    n, dims = _count(xhat), _all_but_channels(xhat)
     upstream = wide(dout)
-    sum_d = upstream.sum(0, keepdim=True)  # (1, c)
-    sum_dxhat = (upstream * xhat).sum(0, keepdim=True)  # (1, c)
+    sum_d = upstream.sum(dims, keepdim=True)  # (1, c, 1…)
+    sum_dxhat = (upstream * xhat).sum(dims, keepdim=True)  # (1, c, 1…)
     through_mean = sum_d / n
     through_var = xhat * (sum_dxhat / (n - correction))
-    dx = (wide(gain) * inv_std * (upstream - through_mean - through_var)).to(dout.dtype)
+    scale = inv_std if gain is None else _per_channel(gain, xhat) * inv_std
+    dx = (scale * (upstream - through_mean - through_var)).to(dout.dtype)
+    if gain is None:
+        return dx, None, None
     dgain = sum_dxhat.reshape(gain.shape).to(gain.dtype)
     dbias = sum_d.reshape(gain.shape).to(gain.dtype)
     return dx, dgain, dbias
 
 
 def batchnorm_inference(
-    x: Tensor, gain: Tensor, bias: Tensor, *, mean: Tensor, var: Tensor, eps: float = 1e-5
+    x: Tensor,
+    gain: Tensor | None,
+    bias: Tensor | None,
+    *,
+    mean: Tensor,
+    var: Tensor,
+    eps: float = 1e-5,
 ) -> Tensor:
     """out = gain · x̂ + bias, x̂ = (x - mean) / √(var + eps), mean and var given
 
-    x (n, c); gain and bias (c) or (1, c), both the same; mean and var (c) or (1, c), calibrated or
-    running statistics, constants.
+    x, gain and bias as in `batchnorm`; mean and var (c) or (1, c), calibrated or running
+    statistics, constants.
     """
     validate.batchnorm_inference(x, gain, bias, mean, var, eps)
-    xhat = (wide(x) - wide(mean)) * (wide(var) + eps).rsqrt()
-    return torch.addcmul(wide(bias), wide(gain), xhat).to(x.dtype)
+    xhat = (wide(x) - _per_channel(mean, x)) * (_per_channel(var, x) + eps).rsqrt()
+    return _affine(xhat, gain, bias).to(x.dtype)
 
 
 def batchnorm_inference_backward(
-    dout: Tensor, x: Tensor, gain: Tensor, *, mean: Tensor, var: Tensor, eps: float = 1e-5
-) -> tuple[Tensor, Tensor, Tensor]:
+    dout: Tensor,
+    x: Tensor,
+    gain: Tensor | None,
+    *,
+    mean: Tensor,
+    var: Tensor,
+    eps: float = 1e-5,
+) -> tuple[Tensor, Gradient, Gradient]:
     """dx = dout · gain / √(var + eps), dgain = Σ dout · x̂, dbias = Σ dout"""
-    upstream = wide(dout)
-    inv_std = (wide(var) + eps).rsqrt()
-    xhat = (wide(x) - wide(mean)) * inv_std
-    dx = (upstream * wide(gain) * inv_std).to(x.dtype)
-    dgain = (upstream * xhat).sum(0).reshape(gain.shape).to(gain.dtype)
-    dbias = upstream.sum(0).reshape(gain.shape).to(gain.dtype)
+    upstream, dims = wide(dout), _all_but_channels(x)
+    inv_std = (_per_channel(var, x) + eps).rsqrt()
+    if gain is None:
+        return (upstream * inv_std).to(x.dtype), None, None
+    xhat = (wide(x) - _per_channel(mean, x)) * inv_std
+    dx = (upstream * (_per_channel(gain, x) * inv_std)).to(x.dtype)
+    dgain = (upstream * xhat).sum(dims).reshape(gain.shape).to(gain.dtype)
+    dbias = upstream.sum(dims).reshape(gain.shape).to(gain.dtype)
     return dx, dgain, dbias
+
+
+def _all_but_channels(x: Tensor) -> list[int]:
+    return [d for d in range(x.dim()) if d != 1]
+
+
+def _count(x: Tensor) -> int:
+    """How many numbers are normalized together."""
+    return x.shape[:1].numel() * x.shape[2:].numel()
+
+
+def _per_channel(numbers: Tensor, x: Tensor) -> Tensor:
+    """(c) or (1, c) as (1, c, 1…), which broadcasts with x."""
+    return wide(numbers).reshape([1, -1, *[1] * (x.dim() - 2)])
+
+
+def _affine(xhat: Tensor, gain: Tensor | None, bias: Tensor | None) -> Tensor:
+    if gain is None or bias is None:
+        return xhat
+    return torch.addcmul(_per_channel(bias, xhat), _per_channel(gain, xhat), xhat)

@@ -12,6 +12,8 @@ SAMPLES = {
         sample(index("n t", below="v"), real("v d")),
         sample(index("n", below="c"), real("c d")),
         sample(index("", below="v"), real("v d")),
+        sample(index("n t", below="c"), real("c d"), padding_idx=1),
+        sample(index("n t", below="c"), real("c d"), padding_idx=-1, scale_grad_by_freq=True),
     ]
 }
 
@@ -27,6 +29,8 @@ BAD_INPUTS = {
         bad(IndexError, "came [-1, 0]", tensor([0, -1]), W),
         bad(IndexError, "came [7, 7]", tensor([7]), ones(3, 0)),
         bad(IndexError, "came [0, 0]", tensor([0]), ones(0, 2)),
+        bad(IndexError, "padding_idx must lie in [-3, 2]", tensor([0]), W, padding_idx=3),
+        bad(TypeError, "padding_idx must be an integer", tensor([0]), W, padding_idx=1.0),
     ]
 }
 

@@ -16,13 +16,36 @@ from backprop_ops import (
     nll_loss_backward,
     pairs,
 )
-from tests.samples import bad, index, real, sample
+from tests.samples import bad, index, positive, real, sample
+
+ROWS, EACH = index("n", below="c"), index("n d", below="c")
+WEIGHTS = positive("c")
 
 SAMPLES = {
     "softmax": [sample(real("n c"), dim=1), sample(real("n c d"), dim=0), sample(real("n c"))],
     "log_softmax": [sample(real("n c"), dim=1), sample(real("n c d"), dim=0), sample(real("n c"))],
-    "nll_loss": [sample(real("n c"), index("n", below="c"))],
-    "cross_entropy": [sample(real("n c"), index("n", below="c"))],
+    "nll_loss": [
+        sample(real("n c"), ROWS),
+        sample(real("n c"), ROWS, weight=WEIGHTS, ignore_index=1),
+        sample(real("n c d"), EACH, weight=WEIGHTS, reduction="sum"),
+        sample(real("n c d"), EACH, ignore_index=0, reduction="none"),
+        sample(real("c"), index("", below="c")),
+    ],
+    "cross_entropy": [
+        sample(real("n c"), ROWS),
+        sample(real("n c"), ROWS, weight=WEIGHTS, ignore_index=1, label_smoothing=0.1),
+        sample(real("n c d"), EACH, weight=WEIGHTS, reduction="sum"),
+        sample(real("n c d"), EACH, ignore_index=0, reduction="none", label_smoothing=0.25),
+        sample(real("n c"), ROWS, weight=WEIGHTS, ignore_index=1),
+        sample(real("c"), index("", below="c"), label_smoothing=0.5),
+    ],
+    "soft_cross_entropy": [
+        sample(real("n c"), positive("n c")),
+        sample(real("n c d"), positive("n c d"), weight=WEIGHTS, label_smoothing=0.1),
+        sample(real("n c"), positive("n c"), weight=WEIGHTS, reduction="sum"),
+        sample(real("n c d"), positive("n c d"), reduction="none", label_smoothing=0.25),
+        sample(real("c"), positive("c")),
+    ],
 }
 
 
@@ -36,12 +59,32 @@ def classes(name: str) -> list:
         bad(TypeError, "target must be a Tensor of torch.int64, came torch.float", scores, floats),
         bad(ValueError, "target must be of shape (2,)", scores, tensor([0, 1, 2])),
         bad(ValueError, "target must be of shape (2,)", scores, tensor([[0], [1]])),
-        bad(ValueError, f"{name} must be of shape (n, classes), came (3,)", ones(3), target),
+        bad(ValueError, "target must be of shape ()", ones(3), target),
+        bad(ValueError, "target must be of shape (2, 4)", ones(2, 3, 4), target),
         bad(ValueError, f"{name} must have at least one row", ones(0, 3), target[:0]),
-        bad(IndexError, f"in [0, 2], the columns of {name}, came [0, 3]", scores, beyond),
+        bad(IndexError, f"in [0, 2], the classes of {name}, came [0, 3]", scores, beyond),
         bad(IndexError, "came [-1, 0]", scores, below),
+        bad(ValueError, f"{name} must have at least one class", ones(2, 0), target),
+        bad(TypeError, "ignore_index must be an integer", scores, target, ignore_index=0.5),
+        *options(name, scores, target),
     ]
 
+
+def options(name: str, scores: torch.Tensor, target: torch.Tensor) -> list:
+    """What the three losses refuse alike."""
+    return [
+        bad(ValueError, f"{name} must be of shape (classes) or (n, c", ones(()), target),
+        bad(TypeError, "weight must be a Tensor, came list", scores, target, weight=[1.0]),
+        bad(TypeError, f"dtype of {name}", scores, target, weight=ones(3).double()),
+        bad(ValueError, "weight must be of shape (3,)", scores, target, weight=ones(2)),
+        bad(ValueError, "none, mean or sum, came str 'max'", scores, target, reduction="max"),
+    ]
+
+
+SMOOTHING = [
+    bad(ValueError, "label_smoothing must lie in [0, 1]", ones(3), tensor(1), label_smoothing=2),
+    bad(TypeError, "label_smoothing must be a num", ones(3), tensor(1), label_smoothing=None),
+]
 
 DIMENSIONS = [
     bad(TypeError, "x must be a Tensor, came list", [1.0], dim=0),
@@ -53,7 +96,16 @@ BAD_INPUTS = {
     "softmax": DIMENSIONS,
     "log_softmax": DIMENSIONS,
     "nll_loss": classes("logprobs"),
-    "cross_entropy": classes("logits"),
+    "cross_entropy": [*classes("logits"), *SMOOTHING],
+    "soft_cross_entropy": [
+        bad(TypeError, "logits must be a Tensor, came list", [1.0], ones(1)),
+        bad(TypeError, "target must be a floating Tensor", ones(2, 3), tensor([0, 2])),
+        bad(TypeError, "target must have the dtype of logits", ones(2, 3), ones(2, 3).double()),
+        bad(ValueError, "shape of logits, (2, 3), came (2,)", ones(2, 3), ones(2)),
+        bad(ValueError, "logits must have at least one row", ones(0, 3), ones(0, 3)),
+        bad(ValueError, "label_smoothing must lie in", ones(3), ones(3), label_smoothing=-0.5),
+        *options("logits", ones(2, 3), ones(2, 3)),
+    ],
 }
 
 
@@ -72,7 +124,7 @@ def test_cross_entropy_is_torchs(batch: tuple[torch.Tensor, torch.Tensor]) -> No
     expected.backward()
     loss = cross_entropy(logits, target)
     assert abs((loss.out - expected).item()) <= 5e-7
-    dlogits = cross_entropy_backward(ones(()), target, loss.probs)
+    dlogits = cross_entropy_backward(ones(()), target, loss.probs, loss.divisor)
     assert (dlogits - leaf.grad).abs().max() <= 7e-9
 
 
@@ -84,7 +136,7 @@ def test_cross_entropy_is_its_atomic_steps(batch: tuple[torch.Tensor, torch.Tens
     dout = tensor(0.7, dtype=torch.float64)
     dlogprobs = nll_loss_backward(dout, logprobs, target)
     torch.testing.assert_close(
-        cross_entropy_backward(dout, target, loss.probs),
+        cross_entropy_backward(dout, target, loss.probs, loss.divisor),
         log_softmax_backward(dlogprobs, logprobs, dim=1),
     )
 
@@ -107,7 +159,6 @@ def test_probability_near_one_in_bfloat16() -> None:
     """The target's probability rounds to one in bfloat16; its gradient is not zero for that."""
     logits = tensor([[8.0, 0.0]], dtype=torch.bfloat16)
     target = tensor([0])
-    dlogits = cross_entropy_backward(
-        ones((), dtype=torch.bfloat16), target, cross_entropy(logits, target).probs
-    )
+    loss = cross_entropy(logits, target)
+    dlogits = cross_entropy_backward(torch.ones_like(loss.out), target, loss.probs, loss.divisor)
     assert dlogits[0, 0].item() == pytest.approx(-3.35e-4, rel=1e-2)
