@@ -214,12 +214,18 @@ def _upstreams(pair: Pair, sample: Case) -> Iterator[Case]:
     yield case("all ones", torch.ones_like)
     yield case("negated", torch.neg)
     for exponent in (10, 40):
-        yield case(f"very large (times 2^{exponent})", partial(torch.mul, other=2.0**exponent))
-        yield case(f"very small (times 2^-{exponent})", partial(torch.mul, other=2.0**-exponent))
+        yield case(f"very large (times 2^{exponent})", partial(_scaled, by=2.0**exponent))
+        yield case(f"very small (times 2^-{exponent})", partial(_scaled, by=2.0**-exponent))
     if len(pair.outputs) > 1:
         for name in pair.outputs:
             variation = f"the upstream of {name} comes alone"
             yield replace(sample, variation=variation, family="upstreams", alone=name)
+
+
+def _scaled(upstream: Tensor, by: float) -> Tensor:
+    """A multiple of the upstream where the precision has it: infinity is nobody's upstream."""
+    scaled = upstream * by
+    return scaled if scaled.isfinite().all() else upstream
 
 
 def _layouts(pair: Pair, sample: Case) -> Iterator[Case]:

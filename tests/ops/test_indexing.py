@@ -12,7 +12,7 @@ SAMPLES = {
         sample(index("n t", below="v"), real("v d")),
         sample(index("n", below="c"), real("c d")),
         sample(index("", below="v"), real("v d")),
-        sample(index("n t", below="c"), real("c d"), padding_idx=1),
+        sample(index("n t", below="c"), real("c d"), least={"c": 2}, padding_idx=1),
         sample(index("n t", below="c"), real("c d"), padding_idx=-1, scale_grad_by_freq=True),
     ]
 }
