@@ -270,7 +270,7 @@ def running_statistics(mean: Tensor, var: Tensor, batch: Tensor, momentum: float
     for name, statistic in (("running_mean", mean), ("running_var", var)):
         floating(**{name: statistic})
         per_column(name, statistic, batch.shape[1])
-    fraction(momentum=momentum)
+    number(momentum=momentum)
 
 
 def _normalization(x: Tensor, gain: Tensor | None, bias: Tensor | None, eps: float) -> None:
