@@ -17,6 +17,21 @@ settings.register_profile("deep", deadline=None, max_examples=500)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci" if "CI" in os.environ else "dev"))
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--device", default="cpu", help="where the pairs are tested: cuda, mps, xpu")
+
+
+@pytest.fixture(scope="session")
+def device(request: pytest.FixtureRequest) -> str:
+    """The device of the run, where this machine has it."""
+    name = str(request.config.getoption("--device"))
+    try:
+        torch.ones(1, device=name).cpu()
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        pytest.skip(f"no device {name} here: {str(error).splitlines()[0]}")
+    return name
+
+
 def pytest_configure(config: pytest.Config) -> None:
     """As Hypothesis does under the profile `ci`: a run there draws what the last one drew."""
     if "CI" in os.environ and config.getoption("backward_seed") is None:

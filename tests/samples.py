@@ -68,6 +68,7 @@ class Drawing:
     seed: int = 0
     sizes: Mapping[str, int] = field(default_factory=lambda: SIZES)
     shapes: tuple[tuple[int, ...], ...] = ((5, 3), (5, 3))  # of the operands given as "*"
+    device: str = "cpu"
 
     def __post_init__(self) -> None:
         self.generator = torch.Generator().manual_seed(self.seed)
@@ -80,14 +81,10 @@ class Drawing:
             if not isinstance(given, Values):
                 return given
             shape = next(shapes) if given.shape == "*" else self._shape(given.shape)
-            return self.lay_out(given.draw(shape, self.sizes, self))
+            return self.lay_out(given.draw(shape, self.sizes, self).to(self.device))
 
         args = tuple(value(given) for given in sample.args)
         return args, {name: value(given) for name, given in sample.options.items()}
-
-    def upstream(self, output: Tensor) -> Tensor:
-        values = torch.randn(output.shape, generator=self.generator, dtype=torch.float64)
-        return self.lay_out(values.to(output.dtype))
 
     def lay_out(self, tensor: Tensor) -> Tensor:
         if self.layout == "transposed" and tensor.dim() > 1:

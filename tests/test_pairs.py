@@ -44,9 +44,9 @@ THOROUGH = pytest.mark.thorough
     ("pair", "sample"),
     [s if s.id in pairs else pytest.param(*s.values, id=s.id, marks=THOROUGH) for s in SAMPLES],
 )
-def test_sample(pair: Pair, sample: Sample) -> None:
+def test_sample(pair: Pair, sample: Sample, device: str) -> None:
     """In float32, with the lecture's rows; `check` goes on to float64 and the halves by itself."""
-    args, options = Drawing(torch.float32).call(sample)
+    args, options = Drawing(torch.float32, device=device).call(sample)
     report = check(pair.forward, pair.backward, args, options, seed=0)
     assert report, str(report)
     assert all(row.approximate for row in report.comparisons), str(report)
@@ -64,6 +64,18 @@ def test_drawn(pair: Pair, sample: Sample, data: st.DataObject) -> None:
     assume(all(fields[output].isfinite().all() for output in pair.outputs))
     report = check(pair.forward, pair.backward, args, options, seed=0)
     assert not report.failures, str(report)
+
+
+@pytest.mark.parametrize(("pair", "sample"), SAMPLES)
+def test_stays_on_the_device(pair: Pair, sample: Sample) -> None:
+    """All is made where the arguments are: on `meta`, which every machine has."""
+    args, options = Drawing(torch.float32, device="meta").call(sample)
+    result = pair.forward(*args, **options)
+    fields = pair.fields(result)
+    upstreams = {name: torch.empty_like(fields[name]) for name in pair.outputs}
+    gradients = pair.gradients(pair.arguments(args, options), result, upstreams)
+    made = [*fields.values(), *(g for g in gradients.values() if g is not None)]
+    assert {tensor.device.type for tensor in made} == {"meta"}
 
 
 @pytest.mark.parametrize(("pair", "entry"), BAD_INPUTS)

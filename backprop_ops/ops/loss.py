@@ -78,7 +78,7 @@ def nll_loss_backward(
     """dlogprobs[i, target[i]] = -dout · w[target[i]] / Σ w[target[i]], and 0 elsewhere"""
     dim = _class_dimension(logprobs)
     rows = _rows(wide(logprobs), target, weight, ignore_index, reduction)
-    dlosses = (wide(dout).unsqueeze(dim) if reduction == "none" else wide(dout)) / rows.divisor
+    dlosses = (dout.unsqueeze(dim) if reduction == "none" else dout) / rows.divisor
     dpicked = (-dlosses * rows.weight).to(logprobs.dtype)
     dlogprobs = torch.zeros_like(logprobs).scatter(dim, rows.classes, dpicked)
     return dlogprobs
@@ -141,7 +141,7 @@ def cross_entropy_backward(
     before scaling, where the subtraction is exact.
     """
     dim = _class_dimension(probs)
-    dlosses = (wide(dout).unsqueeze(dim) if reduction == "none" else wide(dout)) / divisor
+    dlosses = (dout.unsqueeze(dim) if reduction == "none" else dout) / divisor
     classes = target.clamp(0, probs.shape[dim] - 1).unsqueeze(dim)  # any one where ignored
     row_weight = _weight_of(classes, weight, probs)
     if label_smoothing:
@@ -202,8 +202,8 @@ def soft_cross_entropy_backward(
     dtarget = -dout / n · (1 - label_smoothing) · w · ln softmax(logits)
     """
     dim = _class_dimension(logprobs)
-    n = logprobs.numel() // logprobs.shape[dim] if reduction == "mean" else 1
-    dlosses = (wide(dout).unsqueeze(dim) if reduction == "none" else wide(dout)) / n
+    n = logprobs.select(dim, 0).numel() if reduction == "mean" else 1
+    dlosses = wide(dout.unsqueeze(dim) if reduction == "none" else dout) / n
     q = _smoothed(target, weight, label_smoothing)
     dlogits = ((logprobs.exp() * q.sum(dim, keepdim=True) - q) * dlosses).to(target.dtype)
     dq = -logprobs * dlosses

@@ -37,13 +37,16 @@ def batchnorm(
     lecture's variance (Bessel's correction), correction=0 the paper's. PyTorch normalizes with the
     one and keeps the other for its running variance: see `update_running_statistics`.
     The formula is from Ioffe and Szegedy, "Batch Normalization", 2015, algorithm 1. The variance
-    is taken of what is left after the mean, since E[x²] - E[x]² loses all digits at a large mean.
+    is taken of x - mean, since E[x²] - E[x]² loses all digits where the mean is large, and so that
+    x̂ keeps its own there, the mean is taken twice.
     """
     validate.batchnorm(x, gain, bias, eps, correction)
     dims = _all_but_channels(x)
     rows = wide(x)
-    mean = rows.mean(dims, keepdim=True)
-    centered = rows - mean
+    rounded = rows.mean(dims, keepdim=True)
+    centered = rows - rounded
+    left = centered.mean(dims, keepdim=True)  # what rounding left of the mean
+    mean, centered = rounded + left, centered - left
     var = (centered * centered).sum(dims, keepdim=True) / (_count(x) - correction)
     inv_std = (var + eps).rsqrt()
     xhat = centered * inv_std
@@ -59,17 +62,14 @@ def batchnorm_backward(
     (second term) and through the variance (third term).
     """
     n, dims = _count(xhat), _all_but_channels(xhat)
-    upstream = wide(dout)
-    sum_d = upstream.sum(dims, keepdim=True)  # (1, c, 1…)
-    sum_dxhat = (upstream * xhat).sum(dims, keepdim=True)  # (1, c, 1…)
+    sum_d = wide(dout).sum(dims, keepdim=True)  # (1, c, 1…)
+    sum_dxhat = (dout * xhat).sum(dims, keepdim=True)  # (1, c, 1…)
     through_mean = sum_d / n
     through_var = xhat * (sum_dxhat / (n - correction))
     scale = inv_std if gain is None else _per_channel(gain, xhat) * inv_std
-    dx = (scale * (upstream - through_mean - through_var)).to(dout.dtype)
-    if gain is None:
-        return dx, None, None
-    dgain = sum_dxhat.reshape(gain.shape).to(gain.dtype)
-    dbias = sum_d.reshape(gain.shape).to(gain.dtype)
+    dx = (scale * (dout - through_mean - through_var)).to(dout.dtype)
+    dgain = None if gain is None else sum_dxhat.reshape(gain.shape).to(gain.dtype)
+    dbias = None if gain is None else sum_d.reshape(gain.shape).to(gain.dtype)
     return dx, dgain, dbias
 
 
@@ -88,7 +88,7 @@ def batchnorm_inference(
     statistics, constants.
     """
     validate.batchnorm_inference(x, gain, bias, mean, var, eps)
-    xhat = (wide(x) - _per_channel(mean, x)) * (_per_channel(var, x) + eps).rsqrt()
+    xhat = (x - _per_channel(mean, x)) * (_per_channel(var, x) + eps).rsqrt()
     return _affine(xhat, gain, bias).to(x.dtype)
 
 
@@ -102,14 +102,13 @@ def batchnorm_inference_backward(
     eps: float = 1e-5,
 ) -> tuple[Tensor, Gradient, Gradient]:
     """dx = dout · gain / √(var + eps), dgain = Σ dout · x̂, dbias = Σ dout"""
-    upstream, dims = wide(dout), _all_but_channels(x)
+    dims = _all_but_channels(x)
     inv_std = (_per_channel(var, x) + eps).rsqrt()
-    if gain is None:
-        return (upstream * inv_std).to(x.dtype), None, None
-    xhat = (wide(x) - _per_channel(mean, x)) * inv_std
-    dx = (upstream * (_per_channel(gain, x) * inv_std)).to(x.dtype)
-    dgain = (upstream * xhat).sum(dims).reshape(gain.shape).to(gain.dtype)
-    dbias = upstream.sum(dims).reshape(gain.shape).to(gain.dtype)
+    xhat = (x - _per_channel(mean, x)) * inv_std
+    scale = inv_std if gain is None else _per_channel(gain, x) * inv_std
+    dx = (dout * scale).to(x.dtype)
+    dgain = None if gain is None else (dout * xhat).sum(dims).reshape(gain.shape).to(gain.dtype)
+    dbias = None if gain is None else dout.sum(dims).reshape(gain.shape).to(gain.dtype)
     return dx, dgain, dbias
 
 
