@@ -51,6 +51,11 @@ class Subject:
     torchs_options: dict[str, Any]
     unit_of: str = "largest"  # or entry, terms, upstream
 
+    @property
+    def label(self) -> str:
+        exponent = self.options.get("exponent")
+        return self.name if exponent is None else f"{self.name}({exponent})"
+
 
 def each(
     function: Callable[..., Any], *derivatives: Callable[..., Any]
@@ -216,8 +221,6 @@ def _power(exponent: float) -> Subject:
     return subject("pow", torch.pow, reference, "positive", unit_of="entry", exponent=exponent)
 
 
-ALONG = {"dim": 1, "keepdim": True}
-
 SUBJECTS = [
     subject("add", torch.add, each(operator.add, one, one), "x", "x", unit_of="entry"),
     subject("sub", torch.sub, each(operator.sub, one, lambda *_: -1), "x", "x", unit_of="entry"),
@@ -243,8 +246,8 @@ SUBJECTS = [
     subject("exp", torch.exp, each(mp.exp, mp.exp), "x", unit_of="entry"),
     subject("log", torch.log, each(mp.log, lambda x: 1 / x), "positive", unit_of="entry"),
     subject("tanh", torch.tanh, each(mp.tanh, lambda x: mp.sech(x) ** 2), "x", unit_of="entry"),
-    subject("sum", torch.sum, total, "x", unit_of="terms", **ALONG),
-    subject("mean", torch.mean, average, "x", unit_of="terms", **ALONG),
+    subject("sum", torch.sum, total, "x", unit_of="terms", dim=1, keepdim=True),
+    subject("mean", torch.mean, average, "x", unit_of="terms", dim=1, keepdim=True),
     subject("softmax", torch.softmax, probabilities, "x", unit_of="upstream", dim=1),
     subject("log_softmax", torch.log_softmax, logarithms, "x", unit_of="upstream", dim=1),
     subject("nll_loss", F.nll_loss, likelihood, "negative", "target"),
@@ -389,11 +392,10 @@ def table(examples: int, only: str = "") -> Iterator[str]:
     for of in SUBJECTS:
         if only not in of.name:
             continue
-        exponent = f"({of.options['exponent']})" if "exponent" in of.options else ""
         for dtype in DTYPES:
             worst = measure(of, dtype, examples)
             yield (
-                f"| {of.name}{exponent} | {str(dtype)[6:]} | {worst.ours:.3g} | {worst.torchs:.3g} "
+                f"| {of.label} | {str(dtype)[6:]} | {worst.ours:.3g} | {worst.torchs:.3g} "
                 f"| {worst.beyond:.2f} |"
             )
 

@@ -18,10 +18,15 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F  # noqa: N812  # torch's own name for it
+from hypothesis import settings
 from torch import Tensor
-from torch.testing._internal.common_methods_invocations import op_db
 
 from backprop_ops import batchnorm, pairs, update_running_statistics
+
+PROFILE = settings.get_current_profile_name()
+from torch.testing._internal.common_methods_invocations import op_db  # noqa: E402  # see below
+
+settings.load_profile(PROFILE)  # torch's test utilities load one of their own
 
 DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 UNITS = 4

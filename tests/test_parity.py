@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import settings
 
-from tests.parity import ALONE, COUNTERPARTS, accepted, compare, dtypes_of, errors_of, infos
+from tests.parity import ALONE, COUNTERPARTS, accepted, compare, dtypes_of, errors_of, infos, op_db
 
 INFOS = [(key, info) for key, info in infos()]
 
@@ -36,8 +37,11 @@ def test_bad_inputs(key: tuple[str, str], info: Any, device: str) -> None:
 
 def test_every_variant_is_named() -> None:
     """That a new release of torch with a further variant is noticed."""
-    from torch.testing._internal.common_methods_invocations import op_db
-
     names = {name for name, _ in COUNTERPARTS}
     found = {(i.name, i.variant_test_name) for i in op_db if i.name in names}
     assert found == COUNTERPARTS.keys() | ALONE.keys()
+
+
+def test_the_profile_of_this_run_stays() -> None:
+    """Torch's test utilities replace it when they are imported."""
+    assert settings.get_current_profile_name() in ("ci", "dev", "deep")

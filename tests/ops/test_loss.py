@@ -141,6 +141,51 @@ def test_cross_entropy_is_its_atomic_steps(batch: tuple[torch.Tensor, torch.Tens
     )
 
 
+@pytest.mark.parametrize("shape", [(6,), (5, 6), (5, 6, 2)], ids=str)
+@pytest.mark.parametrize("reduction", ["none", "mean", "sum"])
+@pytest.mark.parametrize("label_smoothing", [0.0, 0.3])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_every_option_is_torchs(
+    shape: tuple[int, ...], reduction: str, label_smoothing: float, weighted: bool
+) -> None:
+    """All combinations, with class numbers (one of them ignored) and with probabilities."""
+    generator = torch.Generator().manual_seed(1)
+    logits = torch.randn(shape, generator=generator, dtype=torch.float64, requires_grad=True)
+    rows = shape[:1] + shape[2:] if len(shape) > 1 else ()
+    classes = torch.randint(6, rows, generator=generator)
+    weight = torch.rand(6, generator=generator, dtype=torch.float64) if weighted else None
+    options = {"reduction": reduction, "label_smoothing": label_smoothing, "weight": weight}
+    soft = torch.rand(shape, generator=generator, dtype=torch.float64, requires_grad=True)
+    for name, target, more in (
+        ("cross_entropy", classes, {}),
+        ("cross_entropy", classes, {"ignore_index": int(classes.flatten()[0])}),
+        ("soft_cross_entropy", soft, {}),
+    ):
+        expected = F.cross_entropy(logits, target, **options, **more)
+        leaves = [logits, target] if target.is_floating_point() else [logits]
+        upstream = torch.randn(expected.shape, generator=generator, dtype=torch.float64)
+        gradients = torch.autograd.grad(expected, leaves, upstream, retain_graph=True)
+        pair = pairs[name]
+        args = (logits.detach(), target.detach())
+        result = pair.forward(*args, **options, **more)
+        torch.testing.assert_close(result.out, expected.detach(), equal_nan=True)
+        arguments = pair.arguments(args, {**options, **more})
+        ours = pair.gradients(arguments, result, {"out": upstream})
+        for gradient, torchs in zip(ours.values(), gradients, strict=True):
+            torch.testing.assert_close(gradient, torchs)
+
+
+def test_ignored_rows_alone() -> None:
+    """As in torch, a mean of nothing is nan, and no row learns from it."""
+    logits, target = ones(2, 3), tensor([-100, -100])
+    loss = cross_entropy(logits, target)
+    assert loss.out.isnan()
+    assert not cross_entropy_backward(ones(()), target, loss.probs, loss.divisor).any()
+    assert nll_loss(logits, target).isnan()
+    assert not nll_loss_backward(ones(()), logits, target).any()
+    assert cross_entropy(logits, target, reduction="sum").out == 0
+
+
 @pytest.mark.parametrize("name", ["softmax", "log_softmax", "cross_entropy"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
 def test_far_from_zero(name: str, dtype: torch.dtype) -> None:

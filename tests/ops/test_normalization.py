@@ -12,6 +12,7 @@ from backprop_ops import (
     batchnorm_backward,
     batchnorm_inference,
     batchnorm_inference_backward,
+    update_running_statistics,
 )
 from tests.samples import bad, positive, real, sample
 
@@ -132,3 +133,38 @@ def test_squares_that_overflow_float16() -> None:
     x = torch.tensor([[-300.0], [0.0], [300.0]], dtype=torch.float16)
     one = ones(1, dtype=torch.float16)
     assert batchnorm(x, one, one).out.isfinite().all()
+
+
+@pytest.mark.parametrize("shape", [(8, 3), (8, 3, 4), (2, 3, 4, 5)], ids=str)
+@pytest.mark.parametrize("correction", [0, 1])
+def test_running_statistics_are_torchs(shape: tuple[int, ...], correction: int) -> None:
+    """Bessel's variance runs, whichever one normalized the batch; and nothing is written."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(shape, generator=generator)
+    mean, var = torch.randn(3, generator=generator), torch.rand(3, generator=generator)
+    theirs = mean.clone(), var.clone()
+    F.batch_norm(x, *theirs, training=True, momentum=0.3)
+    batch = batchnorm(x, None, None, correction=correction)
+    ours = update_running_statistics(mean, var, batch, momentum=0.3, correction=correction)
+    for given, updated, expected in zip((mean, var), ours, theirs, strict=True):
+        torch.testing.assert_close(updated, expected)
+        assert not torch.equal(given, updated)
+
+
+def test_bad_running_statistics() -> None:
+    batch = batchnorm(X, C, C)
+    with pytest.raises(ValueError, match=r"running_mean must be of shape \(3,\) or \(1, 3\)"):
+        update_running_statistics(ones(4), C, batch)
+    with pytest.raises(TypeError, match="running_var must be a floating Tensor"):
+        update_running_statistics(C, C.long(), batch)
+    with pytest.raises(TypeError, match="momentum must be a number, came NoneType"):
+        update_running_statistics(C, C, batch, momentum=None)
+
+
+def test_a_large_mean_costs_no_digits() -> None:
+    """Where the spread is a millionth of the mean, and a mean rounded once is off by as much."""
+    generator = torch.Generator().manual_seed(0)
+    x = 1e4 + torch.randn(64, 3, generator=generator)
+    result = batchnorm(x, None, None, correction=0)
+    exact = batchnorm(x.double(), None, None, correction=0)
+    torch.testing.assert_close(result.out.double(), exact.out, rtol=1e-6, atol=1e-6)
