@@ -203,7 +203,8 @@ def soft_cross_entropy_backward(
     """
     dim = _class_dimension(logprobs)
     n = logprobs.select(dim, 0).numel() if reduction == "mean" else 1
-    dlosses = wide(dout.unsqueeze(dim) if reduction == "none" else dout) / n
+    upstream = dout.unsqueeze(dim) if reduction == "none" else dout
+    dlosses = wide(upstream) / n
     q = _smoothed(target, weight, label_smoothing)
     dlogits = ((logprobs.exp() * q.sum(dim, keepdim=True) - q) * dlosses).to(target.dtype)
     dq = -logprobs * dlosses

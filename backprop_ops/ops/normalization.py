@@ -41,7 +41,7 @@ def batchnorm(
     x̂ keeps its own there, the mean is taken twice.
     """
     validate.batchnorm(x, gain, bias, eps, correction)
-    dims = _all_but_channels(x)
+    dims = _all_but_channels(x.dim())
     rows = wide(x)
     rounded = rows.mean(dims, keepdim=True)
     centered = rows - rounded
@@ -61,12 +61,13 @@ def batchnorm_backward(
     with dgain = Σ dout · x̂ and dbias = Σ dout. x reaches the output directly, through the mean
     (second term) and through the variance (third term).
     """
-    n, dims = _count(xhat), _all_but_channels(xhat)
+    n, rank = _count(xhat), xhat.dim()
+    dims = _all_but_channels(rank)
     sum_d = wide(dout).sum(dims, keepdim=True)  # (1, c, 1…)
     sum_dxhat = (dout * xhat).sum(dims, keepdim=True)  # (1, c, 1…)
     through_mean = sum_d / n
     through_var = xhat * (sum_dxhat / (n - correction))
-    scale = inv_std if gain is None else _per_channel(gain, xhat) * inv_std
+    scale = inv_std if gain is None else _per_channel(gain, rank) * inv_std
     dx = (scale * (dout - through_mean - through_var)).to(dout.dtype)
     dgain = None if gain is None else sum_dxhat.reshape(gain.shape).to(gain.dtype)
     dbias = None if gain is None else sum_d.reshape(gain.shape).to(gain.dtype)
@@ -88,7 +89,8 @@ def batchnorm_inference(
     statistics, constants.
     """
     validate.batchnorm_inference(x, gain, bias, mean, var, eps)
-    xhat = (x - _per_channel(mean, x)) * (_per_channel(var, x) + eps).rsqrt()
+    rank = x.dim()
+    xhat = (x - _per_channel(mean, rank)) * (_per_channel(var, rank) + eps).rsqrt()
     return _affine(xhat, gain, bias).to(x.dtype)
 
 
@@ -102,18 +104,19 @@ def batchnorm_inference_backward(
     eps: float = 1e-5,
 ) -> tuple[Tensor, Gradient, Gradient]:
     """dx = dout · gain / √(var + eps), dgain = Σ dout · x̂, dbias = Σ dout"""
-    dims = _all_but_channels(x)
-    inv_std = (_per_channel(var, x) + eps).rsqrt()
-    xhat = (x - _per_channel(mean, x)) * inv_std
-    scale = inv_std if gain is None else _per_channel(gain, x) * inv_std
+    rank = x.dim()
+    dims = _all_but_channels(rank)
+    inv_std = (_per_channel(var, rank) + eps).rsqrt()
+    xhat = (x - _per_channel(mean, rank)) * inv_std
+    scale = inv_std if gain is None else _per_channel(gain, rank) * inv_std
     dx = (dout * scale).to(x.dtype)
     dgain = None if gain is None else (dout * xhat).sum(dims).reshape(gain.shape).to(gain.dtype)
-    dbias = None if gain is None else dout.sum(dims).reshape(gain.shape).to(gain.dtype)
+    dbias = None if gain is None else dout.sum(dims).reshape(gain.shape)
     return dx, dgain, dbias
 
 
-def _all_but_channels(x: Tensor) -> list[int]:
-    return [d for d in range(x.dim()) if d != 1]
+def _all_but_channels(rank: int) -> list[int]:
+    return [d for d in range(rank) if d != 1]
 
 
 def _count(x: Tensor) -> int:
@@ -121,12 +124,13 @@ def _count(x: Tensor) -> int:
     return x.shape[:1].numel() * x.shape[2:].numel()
 
 
-def _per_channel(numbers: Tensor, x: Tensor) -> Tensor:
-    """(c) or (1, c) as (1, c, 1…), which broadcasts with x."""
-    return wide(numbers).reshape([1, -1, *[1] * (x.dim() - 2)])
+def _per_channel(numbers: Tensor, rank: int) -> Tensor:
+    """(c) or (1, c) as (1, c, 1…), which broadcasts along the channels."""
+    return wide(numbers).reshape([1, -1, *[1] * (rank - 2)])
 
 
 def _affine(xhat: Tensor, gain: Tensor | None, bias: Tensor | None) -> Tensor:
     if gain is None or bias is None:
         return xhat
-    return torch.addcmul(_per_channel(bias, xhat), _per_channel(gain, xhat), xhat)
+    rank = xhat.dim()
+    return torch.addcmul(_per_channel(bias, rank), _per_channel(gain, rank), xhat)

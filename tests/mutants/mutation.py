@@ -11,6 +11,7 @@ import ast
 import copy
 import importlib
 import inspect
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cache, partial
@@ -73,9 +74,15 @@ class Mutant:
     def backward(self) -> Callable[..., Any]:
         """The function, in the module where the pair is defined."""
         defined: dict[str, Callable[..., Any]] = {}
-        code = compile(self.source, f"<{self.name}>", "exec")
+        code = _compiled(self.source, f"<{self.name}>")
         exec(code, self.pair.backward.__globals__, defined)
         return defined[self.pair.backward.__name__]
+
+
+def _compiled(source: str, name: str) -> CodeType:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", SyntaxWarning)  # of "is" beside a number
+        return compile(source, name, "exec")
 
 
 def original(pair: Pair) -> Mutant:
@@ -275,7 +282,7 @@ def _program(function: ast.FunctionDef) -> tuple[Any, ...]:
         constants = [parts(c) if isinstance(c, CodeType) else repr(c) for c in code.co_consts]
         return (code.co_code, code.co_names, code.co_varnames, *constants)
 
-    return parts(compile(ast.unparse(function), "", "exec"))
+    return parts(_compiled(ast.unparse(function), ""))
 
 
 def _assigned(function: ast.FunctionDef, line: int) -> list[str]:
