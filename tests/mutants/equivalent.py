@@ -26,6 +26,8 @@ REASONS: dict[str, tuple[str, ...]] = {
         "cross_entropy: line 27: probs.new_ones → dlosses.new_ones",
         "cross_entropy: line 27: probs.new_ones → row_weight.new_ones",
         "soft_cross_entropy: line 19: target.dtype → dout.dtype",
+        "soft_cross_entropy: line 19: target.dtype → upstream.dtype",
+        "soft_cross_entropy: line 21: target.dtype → upstream.dtype",
         "soft_cross_entropy: line 21: target.dtype → dout.dtype",
         "soft_cross_entropy: line 21: target.dtype → dlogits.dtype",
     ),
