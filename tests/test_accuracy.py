@@ -7,6 +7,8 @@ import torch
 
 from tests.accuracy import DTYPES, SUBJECTS, Subject, measure
 
+PLAIN = [(name, torch.float32) for name in ("softmax", "cross_entropy", "batchnorm")]
+
 
 @pytest.mark.parametrize(
     ("of", "dtype"),
@@ -15,7 +17,7 @@ from tests.accuracy import DTYPES, SUBJECTS, Subject, measure
             of,
             dtype,
             id=f"{of.label}-{str(dtype)[6:]}",
-            marks=[] if dtype == torch.float32 else pytest.mark.thorough,
+            marks=[] if (of.name, dtype) in PLAIN else pytest.mark.thorough,
         )
         for of in SUBJECTS
         for dtype in DTYPES

@@ -10,13 +10,20 @@ from hypothesis import settings
 
 from tests.parity import ALONE, COUNTERPARTS, accepted, compare, dtypes_of, errors_of, infos, op_db
 
+PLAIN = (torch.float32, torch.bfloat16)
 INFOS = [(key, info) for key, info in infos()]
 
 
 @pytest.mark.parametrize(
     ("key", "info", "dtype"),
     [
-        pytest.param(key, info, dtype, id=f"{key[0]}-{str(dtype)[6:]}")
+        pytest.param(
+            key,
+            info,
+            dtype,
+            id=f"{key[0]}-{str(dtype)[6:]}",
+            marks=[] if dtype in PLAIN else pytest.mark.thorough,
+        )
         for key, info in INFOS
         for dtype in dtypes_of(info)
     ],
