@@ -8,8 +8,8 @@ that is wrong, what came and what was expected.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from typing import NoReturn
 
 import torch
 from torch import Tensor
@@ -19,9 +19,7 @@ def floating(**tensors: Tensor) -> None:
     """Floating Tensors of one dtype."""
     first: tuple[str, Tensor] | None = None
     for name, tensor in tensors.items():
-        _tensor(name, tensor)
-        if not tensor.is_floating_point():
-            raise TypeError(f"{name} must be a floating Tensor, came {tensor.dtype}")
+        _floating(name, tensor)
         first = first or (name, tensor)
         if tensor.dtype != first[1].dtype:
             raise TypeError(
@@ -200,10 +198,11 @@ def soft_classes(
 
 
 def _scores(name: str, scores: Tensor, weight: Tensor | None, reduction: str) -> None:
-    floating(**{name: scores})
-    if scores.dim() == 0:
+    _floating(name, scores)
+    rank = scores.dim()
+    if rank == 0:
         raise ValueError(f"{name} must be of shape (classes) or (n, classes, …), came a scalar")
-    size = scores.shape[1] if scores.dim() > 1 else scores.shape[0]
+    size = scores.shape[1 if rank > 1 else 0]
     if size == 0:
         raise ValueError(f"{name} must have at least one class, came {tuple(scores.shape)}")
     if weight is not None:
@@ -222,11 +221,10 @@ def _scores(name: str, scores: Tensor, weight: Tensor | None, reduction: str) ->
         raise ValueError(f"{name} must have at least one row to take a mean over, came 0 rows")
 
 
-def fraction(**options: float) -> None:
-    number(**options)
-    for name, option in options.items():
-        if not 0 <= option <= 1:
-            raise ValueError(f"{name} must lie in [0, 1], came {option}")
+def fraction(name: str, option: float) -> None:
+    number(**{name: option})
+    if not 0 <= option <= 1:
+        raise ValueError(f"{name} must lie in [0, 1], came {option}")
 
 
 def batchnorm(
@@ -292,29 +290,31 @@ def _normalization(x: Tensor, gain: Tensor | None, bias: Tensor | None, eps: flo
         raise ValueError(f"eps must be a finite number of 0 or more, came {eps}")
 
 
-@contextmanager
-def index_range(
-    name: str, tensor: Tensor, size: int, what: str, ignored: int | None = None
-) -> Iterator[None]:
-    """Raise the error of an index that is out of range again, naming the argument.
+def raise_index_error(
+    error: Exception, name: str, tensor: Tensor, size: int, what: str, ignored: int | None = None
+) -> NoReturn:
+    """Raise the ``error`` of an index out of range again, naming the argument; or as it is.
 
     The range is left to the look-up itself, which has to check it anyway.
     """
-    try:
-        yield
-    except (IndexError, RuntimeError) as error:
-        counted = tensor if ignored is None else tensor[tensor != ignored]
-        least, most = int(counted.min()), int(counted.max())
-        if least >= 0 and most < size:
-            raise error
-        raise IndexError(
-            f"{name} must lie in [0, {size - 1}], the {what}, came [{least}, {most}]"
-        ) from None
+    counted = tensor if ignored is None else tensor[tensor != ignored]
+    least, most = int(counted.min()), int(counted.max())
+    if least >= 0 and most < size:
+        raise error
+    raise IndexError(
+        f"{name} must lie in [0, {size - 1}], the {what}, came [{least}, {most}]"
+    ) from None
 
 
 def _tensor(name: str, value: object) -> None:
     if not isinstance(value, Tensor):
         raise TypeError(f"{name} must be a Tensor, came {_came(value)}")
+
+
+def _floating(name: str, value: Tensor) -> None:
+    _tensor(name, value)
+    if not value.is_floating_point():
+        raise TypeError(f"{name} must be a floating Tensor, came {value.dtype}")
 
 
 def _broadcast(what: str, **shapes: Sequence[int]) -> None:

@@ -26,8 +26,10 @@ def embedding(
     is no row of weight, a negative one included.
     """
     validate.embedding(index, weight, padding_idx)
-    with validate.index_range("index", index, weight.shape[0], "rows of weight"):
+    try:
         return F.embedding(index, weight, padding_idx, scale_grad_by_freq=scale_grad_by_freq)
+    except (IndexError, RuntimeError) as error:
+        validate.raise_index_error(error, "index", index, weight.shape[0], "rows of weight")
 
 
 def embedding_backward(

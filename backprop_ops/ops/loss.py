@@ -6,11 +6,12 @@ import math
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F  # noqa: N812  # torch's own name for it
 from torch import Tensor
 
-from backprop_ops import validate
+from backprop_ops import memory, validate
 from backprop_ops.pair import Index, Kept
-from backprop_ops.precision import wide
+from backprop_ops.precision import cast, wide
 
 
 def softmax(x: Tensor, *, dim: int = -1) -> Tensor:
@@ -58,12 +59,15 @@ def nll_loss(
     is refused: torch gives nan.
     """
     validate.classes("logprobs", logprobs, target, weight, ignore_index, reduction)
-    scores, dim = wide(logprobs), _class_dimension(logprobs)
-    classes = logprobs.shape[dim]
-    with validate.index_range("target", target, classes, "classes of logprobs", ignore_index):
-        rows = _rows(scores, target, weight, ignore_index, reduction)
-        losses = -scores.gather(dim, rows.classes) * rows.weight
-    return _reduced(losses, rows, reduction).to(logprobs.dtype)
+    scores, row_weight = wide(logprobs), None if weight is None else wide(weight)
+    try:
+        out = F.nll_loss(scores, target, row_weight, ignore_index=ignore_index, reduction=reduction)
+    except (IndexError, RuntimeError) as error:
+        size = logprobs.shape[_class_dimension(logprobs)]
+        validate.raise_index_error(
+            error, "target", target, size, "classes of logprobs", ignore_index
+        )
+    return cast(out, logprobs.dtype)
 
 
 def nll_loss_backward(
@@ -77,10 +81,11 @@ def nll_loss_backward(
 ) -> Tensor:
     """dlogprobs[i, target[i]] = -dout · w[target[i]] / Σ w[target[i]], and 0 elsewhere"""
     dim = _class_dimension(logprobs)
-    rows = _rows(wide(logprobs), target, weight, ignore_index, reduction)
-    dlosses = (dout.unsqueeze(dim) if reduction == "none" else dout) / rows.divisor
-    dpicked = (-dlosses * rows.weight).to(logprobs.dtype)
-    dlogprobs = torch.zeros_like(logprobs).scatter(dim, rows.classes, dpicked)
+    _, divisor = _divisors(wide(logprobs), target, weight, ignore_index, reduction)
+    dlosses = (dout.unsqueeze(dim) if reduction == "none" else dout) / divisor
+    classes = _classes(target, logprobs)
+    dpicked = -_weighted(dlosses, weight, classes)
+    dlogprobs = torch.zeros_like(logprobs).scatter(dim, classes, dpicked.to(logprobs.dtype))
     return dlogprobs
 
 
@@ -110,18 +115,28 @@ def cross_entropy(
     which may be too small to be one, but as logits - ln Σ e^logits.
     """
     validate.classes("logits", logits, target, weight, ignore_index, reduction)
-    validate.fraction(label_smoothing=label_smoothing)
+    validate.fraction("label_smoothing", label_smoothing)
     scores, dim = wide(logits), _class_dimension(logits)
-    logprobs = scores.log_softmax(dim)
-    classes = logits.shape[dim]
-    with validate.index_range("target", target, classes, "classes of logits", ignore_index):
-        rows = _rows(scores, target, weight, ignore_index, reduction)
-        losses = -logprobs.gather(dim, rows.classes) * rows.weight
-    if label_smoothing:
-        everywhere = -(logprobs * _along_classes(weight, scores)).mean(dim, keepdim=True)
-        losses = (1 - label_smoothing) * losses + label_smoothing * everywhere
-    out = _reduced(losses, rows, reduction).to(logits.dtype)
-    return CrossEntropy(out, scores.softmax(dim), rows.divisor)
+    probs = scores.softmax(dim)
+    try:
+        total, divisor = _divisors(scores, target, weight, ignore_index, reduction)
+        if label_smoothing or memory.in_cache(scores):
+            out = F.cross_entropy(
+                scores,
+                target,
+                None if weight is None else wide(weight),
+                ignore_index=ignore_index,
+                reduction=reduction,
+                label_smoothing=label_smoothing,
+            )
+        else:
+            losses = _losses(scores, probs, target, weight, ignore_index)
+            out = losses if reduction == "none" else losses.sum() / total
+    except (IndexError, RuntimeError) as error:
+        validate.raise_index_error(
+            error, "target", target, logits.shape[dim], "classes of logits", ignore_index
+        )
+    return CrossEntropy(cast(out, logits.dtype), probs, divisor)
 
 
 def cross_entropy_backward(
@@ -137,22 +152,21 @@ def cross_entropy_backward(
     """dlogits[i] = dout / Σᵢ w[target[i]] · (softmax(logits)[i] · Σⱼ q[i, j] - q[i])
 
     so dout / n · (softmax(logits) - one_hot(target)) by default. Each row sums to zero: what the
-    probabilities push down, the target pulls up. The target's part is taken from its probability
-    before scaling, where the subtraction is exact.
+    probabilities push down, the target pulls up. One array is made, the result: the probabilities
+    scaled, from which the target's part is taken in place.
     """
     dim = _class_dimension(probs)
     dlosses = (dout.unsqueeze(dim) if reduction == "none" else dout) / divisor
-    classes = target.clamp(0, probs.shape[dim] - 1).unsqueeze(dim)  # any one where ignored
-    row_weight = _weight_of(classes, weight, probs)
+    classes = _classes(target, probs)
+    pull = _weighted(dlosses, weight, classes)  # on the target's logit
     if label_smoothing:
-        pull = (1 - label_smoothing) * row_weight
-        spread = label_smoothing / probs.shape[dim] * _along_classes(weight, probs)
-        push = pull + spread.sum()
-        pushed = probs * push - spread
+        pull = (1 - label_smoothing) * pull
+        share = label_smoothing / probs.shape[dim] * _along_classes(weight, probs)
+        pushed = probs * (pull + share.sum() * dlosses)
+        pushed.addcmul_(share, dlosses, value=-1)
     else:
-        pull = probs.new_ones(()).expand(classes.shape)
-        pushed, dlosses = probs, dlosses * row_weight
-    dlogits = (pushed.scatter_add(dim, classes, -pull) * dlosses).to(dout.dtype)
+        pushed = probs * pull
+    dlogits = cast(pushed.scatter_add_(dim, classes, -pull), dout.dtype)
     return dlogits
 
 
@@ -180,7 +194,7 @@ def soft_cross_entropy(
     as torch; "sum" does not, "none" leaves the rows as they are.
     """
     validate.soft_classes("logits", logits, target, weight, reduction)
-    validate.fraction(label_smoothing=label_smoothing)
+    validate.fraction("label_smoothing", label_smoothing)
     dim = _class_dimension(logits)
     logprobs = wide(logits).log_softmax(dim)
     losses = -(_smoothed(target, weight, label_smoothing) * logprobs).sum(dim)
@@ -217,40 +231,46 @@ def _class_dimension(scores: Tensor) -> int:
     return 0 if scores.dim() == 1 else 1
 
 
-class _Rows(NamedTuple):
-    """What the targets say of each row, with size 1 along the classes."""
-
-    classes: Tensor  # the row's class; 0 where ignored
-    weight: Tensor  # that of its class
-    ignored: Tensor
-    divisor: Tensor  # what its loss is divided by; ∞ where ignored
-    total: Tensor  # (), the divisor of the others
-
-
-def _rows(
+def _divisors(
     scores: Tensor, target: Tensor, weight: Tensor | None, ignore_index: int, reduction: str
-) -> _Rows:
+) -> tuple[Tensor, Tensor]:
+    """What the sum of the losses is divided by, and so each row, with one class; ∞ if ignored."""
+    counted = target != ignore_index
+    if reduction != "mean":
+        total = scores.new_ones(())
+    elif weight is None:
+        total = counted.sum(dtype=scores.dtype)
+    else:
+        row_weight = wide(weight)[target.masked_fill(~counted, 0)]
+        total = row_weight.masked_fill(~counted, 0).sum()
+    return total, torch.where(counted, total, math.inf).unsqueeze(_class_dimension(scores))
+
+
+def _losses(
+    scores: Tensor, probs: Tensor, target: Tensor, weight: Tensor | None, ignore_index: int
+) -> Tensor:
+    """Each row's -w · ln softmax(scores)[target], 0 where ignored, without a second exponential.
+
+    ln Σ e^scores is the largest score less the logarithm of its probability, which is 1 / classes
+    at least.
+    """
     dim = _class_dimension(scores)
+    logsumexp = scores.amax(dim, keepdim=True) - probs.amax(dim, keepdim=True).log()
     ignored = (target == ignore_index).unsqueeze(dim)
     classes = target.unsqueeze(dim).masked_fill(ignored, 0)
-    row_weight = _weight_of(classes, weight, scores)
-    total = scores.new_ones(())
-    if reduction == "mean":
-        total = row_weight.masked_fill(ignored, 0).sum()
-    divisor = torch.where(ignored, math.inf, total)
-    return _Rows(classes, row_weight, ignored, divisor, total)
+    losses = _weighted(logsumexp - scores.gather(dim, classes), weight, classes)
+    return losses.masked_fill(ignored, 0).squeeze(dim)
 
 
-def _reduced(losses: Tensor, rows: _Rows, reduction: str) -> Tensor:
-    losses = losses.masked_fill(rows.ignored, 0)
-    if reduction == "none":
-        return losses.squeeze(_class_dimension(losses))
-    return losses.sum() / rows.total
+def _classes(target: Tensor, scores: Tensor) -> Tensor:
+    """Each row's class, any one where it is ignored, in the shape that picks it from ``scores``."""
+    dim = _class_dimension(scores)
+    return target.clamp(0, scores.shape[dim] - 1).unsqueeze(dim)
 
 
-def _weight_of(classes: Tensor, weight: Tensor | None, scores: Tensor) -> Tensor:
-    """The weight of each row's class, 1 without weights."""
-    return scores.new_ones(()).expand(classes.shape) if weight is None else wide(weight)[classes]
+def _weighted(rows: Tensor, weight: Tensor | None, classes: Tensor) -> Tensor:
+    """``rows``, each times the weight of its class."""
+    return rows if weight is None else rows * wide(weight)[classes]
 
 
 def _along_classes(weight: Tensor | None, scores: Tensor) -> Tensor:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from backprop_ops import validate
+from backprop_ops import memory, validate
 from backprop_ops.pair import Gradient, Kept
-from backprop_ops.precision import wide
+from backprop_ops.precision import cast, wide
 
 
 class BatchNorm(NamedTuple):
@@ -41,16 +42,17 @@ def batchnorm(
     x̂ keeps its own there, the mean is taken twice.
     """
     validate.batchnorm(x, gain, bias, eps, correction)
-    dims = _all_but_channels(x.dim())
+    n = _count(x)
     rows = wide(x)
-    rounded = rows.mean(dims, keepdim=True)
+    rounded = _channel_sums(rows) / n
     centered = rows - rounded
-    left = centered.mean(dims, keepdim=True)  # what rounding left of the mean
-    mean, centered = rounded + left, centered - left
-    var = (centered * centered).sum(dims, keepdim=True) / (_count(x) - correction)
+    left = _channel_sums(centered) / n  # what rounding left of the mean
+    mean, centered = rounded + left, centered.sub_(left)
+    var = _channel_sums(centered, centered) / (n - correction)
     inv_std = (var + eps).rsqrt()
-    xhat = centered * inv_std
-    return BatchNorm(_affine(xhat, gain, bias).to(x.dtype), mean, var, xhat, inv_std)
+    # In place, unless autograd still needs the differences.
+    xhat = centered * inv_std if centered.requires_grad else centered.mul_(inv_std)
+    return BatchNorm(cast(_affine(xhat, gain, bias), x.dtype), mean, var, xhat, inv_std)
 
 
 def batchnorm_backward(
@@ -59,18 +61,22 @@ def batchnorm_backward(
     """dx = gain / √(var + eps) · (dout - dbias / n - x̂ · dgain / (n - correction))
 
     with dgain = Σ dout · x̂ and dbias = Σ dout. x reaches the output directly, through the mean
-    (second term) and through the variance (third term).
+    (second term) and through the variance (third term). Where the arrays are larger than the cache,
+    the bracket is multiplied out, so that dx is one array, made in one pass, finished in a second.
     """
     n, rank = _count(xhat), xhat.dim()
-    dims = _all_but_channels(rank)
-    sum_d = wide(dout).sum(dims, keepdim=True)  # (1, c, 1…)
-    sum_dxhat = (dout * xhat).sum(dims, keepdim=True)  # (1, c, 1…)
-    through_mean = sum_d / n
-    through_var = xhat * (sum_dxhat / (n - correction))
     scale = inv_std if gain is None else _per_channel(gain, rank) * inv_std
-    dx = (scale * (dout - through_mean - through_var)).to(dout.dtype)
-    dgain = None if gain is None else sum_dxhat.reshape(gain.shape).to(gain.dtype)
-    dbias = None if gain is None else sum_d.reshape(gain.shape).to(gain.dtype)
+    keepdim = rank > 2 or gain is None or gain.dim() > 1
+    sum_d = _channel_sums(dout, keepdim=keepdim)  # (1, c, 1…), or (c)
+    sum_dxhat = _channel_sums(dout, xhat, keepdim=keepdim)  # (1, c, 1…), or (c)
+    if memory.in_cache(dout):
+        without_var = torch.addcmul(dout, xhat, sum_dxhat, value=-1 / (n - correction))
+        dx = cast(scale * without_var.sub_(sum_d, alpha=1 / n), dout.dtype)
+    else:
+        without_var = torch.addcmul(scale * sum_d * (-1 / n), dout, scale)
+        through_var = scale * sum_dxhat * (-1 / (n - correction))
+        dx = cast(without_var.addcmul_(xhat, through_var), dout.dtype)
+    dgain, dbias = _as_gain(gain, sum_dxhat), _as_gain(gain, sum_d)
     return dx, dgain, dbias
 
 
@@ -105,18 +111,13 @@ def batchnorm_inference_backward(
 ) -> tuple[Tensor, Gradient, Gradient]:
     """dx = dout · gain / √(var + eps), dgain = Σ dout · x̂, dbias = Σ dout"""
     rank = x.dim()
-    dims = _all_but_channels(rank)
     inv_std = (_per_channel(var, rank) + eps).rsqrt()
     xhat = (x - _per_channel(mean, rank)) * inv_std
     scale = inv_std if gain is None else _per_channel(gain, rank) * inv_std
-    dx = (dout * scale).to(x.dtype)
-    dgain = None if gain is None else (dout * xhat).sum(dims).reshape(gain.shape).to(gain.dtype)
-    dbias = None if gain is None else dout.sum(dims).reshape(gain.shape)
+    dx = cast(dout * scale, x.dtype)
+    dgain = _as_gain(gain, _channel_sums(dout, xhat))
+    dbias = _as_gain(gain, _channel_sums(dout))
     return dx, dgain, dbias
-
-
-def _all_but_channels(rank: int) -> list[int]:
-    return [d for d in range(rank) if d != 1]
 
 
 def _count(x: Tensor) -> int:
@@ -124,9 +125,39 @@ def _count(x: Tensor) -> int:
     return x.shape[:1].numel() * x.shape[2:].numel()
 
 
+def _channel_sums(a: Tensor, b: Tensor | None = None, *, keepdim: bool = True) -> Tensor:
+    """Σ a, or Σ a · b, over all dimensions but the second.
+
+    What is larger than the cache is added up by blocks of rows in a buffer of one block, so that no
+    product is written to memory.
+    """
+    dims = (0, *range(2, a.dim()))
+    if memory.in_cache(a):
+        return (wide(a) if b is None else a * b).sum(dims, keepdim=keepdim)
+    count = math.ceil(a.numel() / memory.CACHED)
+    if b is None:
+        first, *others = a.chunk(count)
+        buffer = wide(first).clone()
+        for block in others:
+            buffer[: len(block)].add_(block)
+    else:
+        (first, second), *pairs = zip(a.chunk(count), b.chunk(count), strict=True)
+        buffer = first * second
+        for block, other in pairs:
+            buffer[: len(block)].addcmul_(block, other)
+    return buffer.sum(dims, keepdim=keepdim)
+
+
 def _per_channel(numbers: Tensor, rank: int) -> Tensor:
     """(c) or (1, c) as (1, c, 1…), which broadcasts along the channels."""
-    return wide(numbers).reshape([1, -1, *[1] * (rank - 2)])
+    return wide(numbers) if rank == 2 else wide(numbers).reshape([1, -1, *[1] * (rank - 2)])
+
+
+def _as_gain(gain: Tensor | None, sums: Tensor) -> Gradient:
+    """``sums`` (1, c, 1…) as the gradient of gain or bias, None without them."""
+    if gain is None:
+        return None
+    return cast(sums if sums.shape == gain.shape else sums.view_as(gain), gain.dtype)
 
 
 def _affine(xhat: Tensor, gain: Tensor | None, bias: Tensor | None) -> Tensor:

@@ -1,0 +1,16 @@
+"""From which size on memory, not arithmetic, sets the pace of a fused pair."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+CACHED = 2**17  # elements: half a MiB in float32, which the cache of one core holds
+
+
+def in_cache(x: Tensor) -> bool:
+    """Whether a step may have an array of its own: one as large as ``x`` stays in the cache.
+
+    A compiler takes the steps together by itself, at every size.
+    """
+    return torch.compiler.is_compiling() or x.numel() <= CACHED
