@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from backprop_ops import batchnorm, batchnorm_backward, check, tanh, tanh_backward
+from benchmarks.turns import take_turns
 from tests.mutants.baselines import gradcheck
 
 JUDGES: dict[str, Callable[..., Any]] = {
@@ -38,8 +39,7 @@ def test_check(benchmark: Any, name: str, shape: tuple[int, int], judge: str) ->
     if name == "batchnorm":
         args += torch.randn(2, shape[1], generator=generator).unbind()
     benchmark.group = f"check of {name}, {shape[0]} × {shape[1]}"
-    benchmark.name = judge
-    forward, backward = PAIRS[name]
-    JUDGES["check"](tanh, tanh_backward, (torch.ones(1),))  # what torch imports on first use
-    verdict = benchmark.pedantic(JUDGES[judge], (forward, backward, tuple(args), {}), rounds=3)
-    assert verdict
+    case = (*PAIRS[name], tuple(args), {})
+    assert JUDGES[judge](*case)
+    benchmark.extra_info.update(table="check", provider=judge)
+    take_turns(benchmark, lambda: JUDGES[judge](*case), lambda: JUDGES["check"](*case))

@@ -8,14 +8,16 @@ from __future__ import annotations
 import ast
 import importlib
 import inspect
+import sys
 from typing import Any
 
 import pytest
 import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from torch import Tensor
 
-from backprop_ops import Pair, check, pairs
+from backprop_ops import Pair, check, memory, pairs
 from tests.samples import Bad, Drawing, Sample, drawings
 
 
@@ -40,16 +42,63 @@ THOROUGH = pytest.mark.thorough
 
 
 # The first of each pair in a plain run, since `check` makes many cases of each.
-@pytest.mark.parametrize(
-    ("pair", "sample"),
-    [s if s.id in pairs else pytest.param(*s.values, id=s.id, marks=THOROUGH) for s in SAMPLES],
-)
+FIRST_PLAIN = [
+    s if s.id in pairs else pytest.param(*s.values, id=s.id, marks=THOROUGH) for s in SAMPLES
+]
+
+
+@pytest.mark.parametrize(("pair", "sample"), FIRST_PLAIN)
 def test_sample(pair: Pair, sample: Sample, device: str) -> None:
     """In float32, with the lecture's rows; `check` goes on to float64 and the halves by itself."""
     args, options = Drawing(torch.float32, device=device).call(sample)
     report = check(pair.forward, pair.backward, args, options, seed=0)
     assert report, str(report)
     assert all(row.approximate for row in report.comparisons), str(report)
+
+
+@pytest.mark.parametrize(
+    ("pair", "sample"),
+    [s for s in FIRST_PLAIN if hasattr(sys.modules[s.values[0].forward.__module__], "memory")],
+)
+def test_beyond_the_cache(
+    pair: Pair, sample: Sample, monkeypatch: pytest.MonkeyPatch, device: str
+) -> None:
+    """What large arrays go through, with a cache of two elements."""
+    monkeypatch.setattr(memory, "CACHED", 2)
+    args, options = Drawing(torch.float32, device=device).call(sample)
+    report = check(pair.forward, pair.backward, args, options, seed=0)
+    assert report, str(report)
+
+
+@pytest.mark.parametrize("cached", [memory.CACHED, 2])
+@pytest.mark.parametrize(("pair", "sample"), SAMPLES)
+# Beyond the cache torch does `addcmul_` one at a time.
+@pytest.mark.filterwarnings("ignore:There is a performance drop.*addcmul_")
+def test_vmap(pair: Pair, sample: Sample, cached: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With three of one argument, or of the upstream, and one of all others, as in a loop."""
+    monkeypatch.setattr(memory, "CACHED", cached)
+    args, options = Drawing(torch.float64).call(sample)
+    fields = pair.fields(pair.forward(*args, **options))
+    upstreams = {name: torch.randn_like(fields[name]) for name in pair.outputs}
+    arguments = [*args, *upstreams.values()]
+
+    def gradients(*arguments: Any) -> tuple[Tensor, ...]:
+        inputs, douts = arguments[: len(args)], arguments[len(args) :]
+        result = pair.forward(*inputs, **options)
+        named = dict(zip(upstreams, douts, strict=True))
+        made = pair.gradients(pair.arguments(inputs, options), result, named)
+        return tuple(g for g in made.values() if g is not None)
+
+    for place, argument in enumerate(arguments):
+        if not isinstance(argument, Tensor):
+            continue
+        three = torch.stack([argument, argument.flip(0) if argument.dim() else argument, argument])
+        in_dims = [0 if i == place else None for i in range(len(arguments))]
+        batched = torch.func.vmap(gradients, tuple(in_dims))(
+            *arguments[:place], three, *arguments[place + 1 :]
+        )
+        looped = [gradients(*arguments[:place], a, *arguments[place + 1 :]) for a in three]
+        torch.testing.assert_close(batched, tuple(map(torch.stack, zip(*looped, strict=True))))
 
 
 @pytest.mark.thorough

@@ -120,14 +120,10 @@ def cross_entropy(
     probs = scores.softmax(dim)
     try:
         total, divisor = _divisors(scores, target, weight, ignore_index, reduction)
-        if label_smoothing or memory.in_cache(scores):
+        if scores.requires_grad or memory.in_cache(scores):
+            row_weight = None if weight is None else wide(weight)
             out = F.cross_entropy(
-                scores,
-                target,
-                None if weight is None else wide(weight),
-                ignore_index=ignore_index,
-                reduction=reduction,
-                label_smoothing=label_smoothing,
+                scores, target, row_weight, ignore_index=ignore_index, reduction=reduction
             )
         else:
             losses = _losses(scores, probs, target, weight, ignore_index)
@@ -136,6 +132,11 @@ def cross_entropy(
         validate.raise_index_error(
             error, "target", target, logits.shape[dim], "classes of logits", ignore_index
         )
+    if label_smoothing:
+        logprobs = scores.log_softmax(dim) * _along_classes(weight, scores)
+        everywhere = (-logprobs.mean(dim, keepdim=True) / divisor).masked_fill(divisor.isinf(), 0)
+        spread = everywhere.squeeze(dim) if reduction == "none" else everywhere.sum()
+        out = (1 - label_smoothing) * out + label_smoothing * spread
     return CrossEntropy(cast(out, logits.dtype), probs, divisor)
 
 
@@ -163,7 +164,10 @@ def cross_entropy_backward(
         pull = (1 - label_smoothing) * pull
         share = label_smoothing / probs.shape[dim] * _along_classes(weight, probs)
         pushed = probs * (pull + share.sum() * dlosses)
-        pushed.addcmul_(share, dlosses, value=-1)
+        if memory.in_cache(probs):
+            pushed.sub_(share * dlosses)
+        else:
+            pushed.addcmul_(share, dlosses, value=-1)
     else:
         pushed = probs * pull
     dlogits = cast(pushed.scatter_add_(dim, classes, -pull), dout.dtype)
@@ -252,7 +256,8 @@ def _losses(
     """Each row's -w · ln softmax(scores)[target], 0 where ignored, without a second exponential.
 
     ln Σ e^scores is the largest score less the logarithm of its probability, which is 1 / classes
-    at least.
+    at least. Not for autograd, which finds another largest one where probabilities are equal by
+    rounding.
     """
     dim = _class_dimension(scores)
     logsumexp = scores.amax(dim, keepdim=True) - probs.amax(dim, keepdim=True).log()

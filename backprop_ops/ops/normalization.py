@@ -64,11 +64,9 @@ def batchnorm_backward(
     (second term) and through the variance (third term). Where the arrays are larger than the cache,
     the bracket is multiplied out, so that dx is one array, made in one pass, finished in a second.
     """
-    n, rank = _count(xhat), xhat.dim()
-    scale = inv_std if gain is None else _per_channel(gain, rank) * inv_std
-    keepdim = rank > 2 or gain is None or gain.dim() > 1
-    sum_d = _channel_sums(dout, keepdim=keepdim)  # (1, c, 1…), or (c)
-    sum_dxhat = _channel_sums(dout, xhat, keepdim=keepdim)  # (1, c, 1…), or (c)
+    n = _count(xhat)
+    scale = inv_std if gain is None else _per_channel(gain, xhat.dim()) * inv_std
+    sum_d, sum_dxhat = _channel_sums(dout, gain=gain), _channel_sums(dout, xhat, gain=gain)
     if memory.in_cache(dout):
         without_var = torch.addcmul(dout, xhat, sum_dxhat, value=-1 / (n - correction))
         dx = cast(scale * without_var.sub_(sum_d, alpha=1 / n), dout.dtype)
@@ -125,13 +123,14 @@ def _count(x: Tensor) -> int:
     return x.shape[:1].numel() * x.shape[2:].numel()
 
 
-def _channel_sums(a: Tensor, b: Tensor | None = None, *, keepdim: bool = True) -> Tensor:
-    """Σ a, or Σ a · b, over all dimensions but the second.
+def _channel_sums(a: Tensor, b: Tensor | None = None, *, gain: Tensor | None = None) -> Tensor:
+    """Σ a, or Σ a · b, over all dimensions but the second: (1, c, 1…), or gain's (c) beside (n, c).
 
     What is larger than the cache is added up by blocks of rows in a buffer of one block, so that no
     product is written to memory.
     """
     dims = (0, *range(2, a.dim()))
+    keepdim = len(dims) > 1 or gain is None or gain.dim() > 1
     if memory.in_cache(a):
         return (wide(a) if b is None else a * b).sum(dims, keepdim=keepdim)
     count = math.ceil(a.numel() / memory.CACHED)

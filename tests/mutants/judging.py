@@ -16,9 +16,9 @@ from typing import Any, NamedTuple
 import torch
 
 import tests.mutants
-from backprop_ops import check
+from backprop_ops import check, memory
 from tests.mutants.baselines import allclose, gradcheck
-from tests.mutants.mutation import Mutant, calls
+from tests.mutants.mutation import Mutant, cache_of, calls
 
 SECONDS = 120.0  # for one verdict
 
@@ -53,12 +53,12 @@ class Entry(NamedTuple):
     mutant: Mutant | None = None
 
     def load(self) -> tuple[Callable[..., Any], Callable[..., Any], Sequence[Any]]:
-        """The forward, the backward, and the arguments of each call."""
+        """The forward, the backward, and of each call the arguments and the size of the cache."""
         if self.mutant is not None:
             pair = self.mutant.pair
             return pair.forward, self.mutant.backward, calls(pair)
         written = getattr(importlib.import_module(self.family), self.kind)[self.name]
-        return written.forward, written.backward, [(written.args, written.kwargs)]
+        return written.forward, written.backward, [(written.args, written.kwargs, memory.CACHED)]
 
 
 @dataclass
@@ -111,6 +111,10 @@ def passes(
     calls: Sequence[Any],
 ) -> tuple[bool, str]:
     try:
-        return all(judge(forward, backward, args, kwargs) for args, kwargs in calls), ""
+        for args, kwargs, cached in calls:
+            with cache_of(cached):
+                if not judge(forward, backward, args, kwargs):
+                    return False, ""
     except Exception as error:  # whatever it is, nobody takes the backward for right
         return False, f"{type(error).__name__}: {error}"
+    return True, ""

@@ -1,0 +1,46 @@
+"""What was measured, as tables: a row for each case, a column for each provider."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from tabulate import tabulate
+
+
+@dataclass(frozen=True)
+class Result:
+    """One provider on one case. ``ratio`` is its time by that of the form it is compared with."""
+
+    table: str
+    case: str
+    provider: str
+    seconds: float
+    ratio: float
+    peak: int  # bytes beyond what was held before
+    elements: int = 0
+
+
+def tables(results: Sequence[Result], style: str) -> dict[str, str]:
+    """Each table under its title, in a style of `tabulate`: ratios of time, and the peak memory."""
+    made = {}
+    for name in dict.fromkeys(result.table for result in results):
+        rows: dict[str, dict[str, str]] = {}
+        for result in results:
+            if result.table == name:
+                cell = f"{result.ratio:.2f} · {_size(result.peak)}"
+                rows.setdefault(result.case, {})[result.provider] = cell
+        providers = dict.fromkeys(p for row in rows.values() for p in row)
+        cells = [[case, *(row.get(p, "") for p in providers)] for case, row in rows.items()]
+        title = f"{name}: time as a ratio, and the peak of extra memory"
+        made[title] = tabulate(cells, headers=["", *providers], tablefmt=style, stralign="right")
+    return made
+
+
+def _size(count: int) -> str:
+    """Bytes in the largest unit in which they are 1 at least."""
+    for unit in ("B", "KiB", "MiB"):
+        if count < 1024:
+            return f"{count:.3g} {unit}"
+        count /= 1024
+    return f"{count:.3g} GiB"
