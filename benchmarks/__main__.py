@@ -45,9 +45,11 @@ def main() -> int:
     for title, text in tables(results, "github").items():
         page += [f"### {title}", "", text, ""]
     (arguments.out / "tables.md").write_text("\n".join(page))
-    for name in ("cross_entropy", "batchnorm"):
+    growth = [r for r in results if r.table.startswith("growth")]
+    for name in dict.fromkeys(r.table for r in results if r not in growth):
         _bars([r for r in results if r.table == name], arguments.out / f"{name}.svg")
-    _growth([r for r in results if r.table.startswith("growth")], arguments.out / "growth.svg")
+    if growth:
+        _growth(growth, arguments.out / "growth.svg")
     print(f"written to {arguments.out}/: tables.md and the plots")
     return 0
 
@@ -79,7 +81,7 @@ def _bars(results: list[Result], file: Path) -> None:
     axes.axvline(1, color="black", linewidth=0.8)
     axes.set_yticks([place + 0.4 for place in range(len(cases))], cases)
     axes.invert_yaxis()
-    axes.set_xlabel("time, the fused pair = 1")
+    axes.set_xlabel("time, as a multiple of the fused pair's")
     axes.legend()
     figure.savefig(file)
     plt.close(figure)
@@ -88,20 +90,17 @@ def _bars(results: list[Result], file: Path) -> None:
 def _growth(results: list[Result], file: Path) -> None:
     """Time against size, both logarithmic, with a line of slope one."""
     names = list(dict.fromkeys(r.table for r in results))
-    if not names:
-        return
     figure, plots = plt.subplots(
         1, len(names), figsize=(9, 4), sharey=True, squeeze=False, layout="constrained"
     )
     for axes, name in zip(plots[0], names, strict=True):
-        for provider in dict.fromkeys(r.provider for r in results):
-            line = [r for r in results if r.table == name and r.provider == provider]
-            sizes, times = [r.elements for r in line], [r.seconds for r in line]
-            axes.loglog(sizes, times, marker="o", label=provider)
-        largest = max(
-            (r for r in results if r.table == name and r.provider == "fused"),
-            key=lambda r: r.elements,
-        )
+        of_name = [r for r in results if r.table == name]
+        for provider in dict.fromkeys(r.provider for r in of_name):
+            line = [r for r in of_name if r.provider == provider]
+            times = [r.seconds for r in line]
+            axes.loglog([r.elements for r in line], times, marker="o", label=provider)
+        largest = max((r for r in of_name if r.provider == "fused"), key=lambda r: r.elements)
+        sizes = sorted({r.elements for r in of_name})
         straight = [largest.seconds * size / largest.elements for size in sizes]
         axes.loglog(sizes, straight, ":", color="gray", label="linear")
         axes.set(title=name, xlabel="elements")

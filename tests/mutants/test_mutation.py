@@ -87,7 +87,7 @@ def test_name_and_signature_are_kept(pair: Pair) -> None:
         "add: line 5: (dx, dy) → (dy, dx)",
         "matmul: line 6: y.dim() == 1 → y.dim() != 1",
         "matmul: line 12: columns.mT → columns",
-        "cross_entropy: line 19: probs.shape[dim] → probs.shape[0]",  # an index
+        "cross_entropy: line 23: probs.shape[dim] → probs.shape[0]",  # an index
         "cross_entropy: line 22: 1 → 0",  # a constant
         "linear: line 5: x.shape[:-1] → x.shape[:]",
         "tanh: line 8: torch.addcmul → torch.addcdiv",

@@ -12,6 +12,7 @@ from backprop_ops import (
     cross_entropy_backward,
     log_softmax,
     log_softmax_backward,
+    memory,
     nll_loss,
     nll_loss_backward,
     pairs,
@@ -145,10 +146,17 @@ def test_cross_entropy_is_its_atomic_steps(batch: tuple[torch.Tensor, torch.Tens
 @pytest.mark.parametrize("reduction", ["none", "mean", "sum"])
 @pytest.mark.parametrize("label_smoothing", [0.0, 0.3])
 @pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("cached", [memory.CACHED, 2])
 def test_every_option_is_torchs(
-    shape: tuple[int, ...], reduction: str, label_smoothing: float, weighted: bool
+    shape: tuple[int, ...],
+    reduction: str,
+    label_smoothing: float,
+    weighted: bool,
+    cached: int,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """All combinations, with class numbers (one of them ignored) and with probabilities."""
+    monkeypatch.setattr(memory, "CACHED", cached)
     generator = torch.Generator().manual_seed(1)
     logits = torch.randn(shape, generator=generator, dtype=torch.float64, requires_grad=True)
     rows = shape[:1] + shape[2:] if len(shape) > 1 else ()
@@ -175,8 +183,10 @@ def test_every_option_is_torchs(
             torch.testing.assert_close(gradient, torchs)
 
 
-def test_ignored_rows_alone() -> None:
+@pytest.mark.parametrize("cached", [memory.CACHED, 2])
+def test_ignored_rows_alone(cached: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """As in torch, a mean of nothing is nan, and no row learns from it."""
+    monkeypatch.setattr(memory, "CACHED", cached)
     logits, target = ones(2, 3), tensor([-100, -100])
     loss = cross_entropy(logits, target)
     assert loss.out.isnan()
@@ -188,8 +198,12 @@ def test_ignored_rows_alone() -> None:
 
 @pytest.mark.parametrize("name", ["softmax", "log_softmax", "cross_entropy"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
-def test_far_from_zero(name: str, dtype: torch.dtype) -> None:
+@pytest.mark.parametrize("cached", [memory.CACHED, 2])
+def test_far_from_zero(
+    name: str, dtype: torch.dtype, cached: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Logits of ±1e4, whose exponentials overflow, and a logit of -inf."""
+    monkeypatch.setattr(memory, "CACHED", cached)
     logits = tensor([[1e4, -1e4, 0.0], [0.0, float("-inf"), 1.0]], dtype=dtype)
     arguments = (tensor([1, 2]),) if name == "cross_entropy" else ()
     pair = pairs[name]
@@ -197,7 +211,17 @@ def test_far_from_zero(name: str, dtype: torch.dtype) -> None:
     fields = pair.fields(result)
     upstream = {"out": torch.ones_like(fields["out"])}
     gradients = pair.gradients(pair.arguments((logits, *arguments), {}), result, upstream)
+    assert fields["out"].isfinite().all() or name == "log_softmax"
     assert all(gradient.isfinite().all() for gradient in gradients.values())
+
+
+@pytest.mark.parametrize("cached", [memory.CACHED, 2])
+def test_a_target_out_of_range_is_named(cached: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "CACHED", cached)
+    for weight in (None, ones(3)):
+        for wrong in (3, -1):
+            with pytest.raises(IndexError, match=r"target must lie in \[0, 2\], the classes"):
+                cross_entropy(ones(2, 3), tensor([0, wrong]), weight=weight)
 
 
 def test_probability_near_one_in_bfloat16() -> None:

@@ -1,0 +1,77 @@
+"""What the benchmarks measure and write, without timing anything."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from benchmarks import __main__ as command
+from benchmarks.tables import Result, tables
+from benchmarks.turns import peak_memory
+
+
+def result(table: str, case: str, provider: str, ratio: float, **more: Any) -> Result:
+    return Result(table, case, provider, seconds=ratio / 1000, ratio=ratio, peak=4096, **more)
+
+
+RESULTS = [
+    result("batchnorm", "8 × 8", "fused", 1.0),
+    result("batchnorm", "8 × 8", "atomic", 2.5),
+    result("batchnorm", "16 × 8", "fused", 1.0),
+    result("growth of batchnorm", "64 × 1024", "fused", 1.0, elements=2**16),
+    result("growth of batchnorm", "128 × 1024", "fused", 1.0, elements=2**17),
+]
+
+
+def test_tables() -> None:
+    made = tables(RESULTS, "github")
+    rows = [line.split("|")[1:-1] for line in made[next(iter(made))].splitlines()]
+    cells = [[cell.strip() for cell in row] for row in rows]
+    assert cells[0] == ["", "fused", "atomic"]
+    assert cells[2:] == [
+        ["8 × 8", "1.00 · 4 KiB", "2.50 · 4 KiB"],
+        ["16 × 8", "1.00 · 4 KiB", ""],
+    ]
+
+
+def test_peak_memory() -> None:
+    """The largest sum of what is held at once, what is freed in between left out."""
+    kept = []
+
+    def run() -> None:
+        torch.ones(1000)
+        kept.append(torch.ones(500) + torch.ones(250).sum())
+
+    assert 4000 <= peak_memory(run) < 4500
+
+
+def test_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = tmp_path / "run.json"
+    benchmarks = [
+        {
+            "group": r.case,
+            "stats": {"median": r.seconds},
+            "extra_info": {
+                "table": r.table,
+                "provider": r.provider,
+                "ratio": r.ratio,
+                "peak": r.peak,
+                "elements": r.elements,
+            },
+        }
+        for r in RESULTS
+    ]
+    machine = {"cpu": {"brand_raw": "A Processor", "count": 2}}
+    run.write_text(json.dumps({"machine_info": machine, "benchmarks": benchmarks}))
+    monkeypatch.setattr("sys.argv", ["benchmarks", "--json", str(run), "--out", str(tmp_path)])
+    assert command.main() == 0
+    page = (tmp_path / "tables.md").read_text()
+    assert page.startswith("Measured on A Processor, 2 cores, torch ")
+    assert "### batchnorm: time as a ratio" in page
+    for plot in ("batchnorm.svg", "growth.svg"):
+        assert (tmp_path / plot).read_text().rstrip().endswith("</svg>")
+    assert not (tmp_path / "cross_entropy.svg").exists()  # nothing was measured of it
