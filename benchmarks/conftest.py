@@ -26,6 +26,7 @@ def _result(request: pytest.FixtureRequest, benchmark: Any) -> Iterator[None]:
         )
 
 
+@pytest.hookimpl(trylast=True)  # after the table of pytest-benchmark
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
     for title, text in tables(config.stash[RESULTS], "simple").items():
         terminalreporter.section(title)

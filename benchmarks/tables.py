@@ -41,6 +41,6 @@ def _size(count: int) -> str:
     """Bytes in the largest unit in which they are 1 at least."""
     for unit in ("B", "KiB", "MiB"):
         if count < 1024:
-            return f"{count:.3g} {unit}"
+            return f"{count:.0f} {unit}" if count >= 100 else f"{count:.3g} {unit}"
         count /= 1024
     return f"{count:.3g} GiB"

@@ -108,6 +108,7 @@ REASONS: dict[str, tuple[str, ...]] = {
         "cross_entropy: line 21: label_smoothing → 1",
         "cross_entropy: line 21: label_smoothing → True",
         "cross_entropy: line 21: label_smoothing → label_smoothing + 1",
+        "cross_entropy: line 21: label_smoothing → -1",
     ),
     "of the three reductions the mean is the first in the alphabet": (
         "soft_cross_entropy: line 15: reduction == 'mean' → reduction <= 'mean'",
@@ -132,6 +133,8 @@ REASONS: dict[str, tuple[str, ...]] = {
         "cross_entropy: line 25: probs → pull",
         "cross_entropy: line 25: probs → pushed",
         "cross_entropy: line 25: probs → share",
+        "cross_entropy: line 25: memory.in_cache(probs) → not memory.in_cache(probs)",
+        "cross_entropy: line 25: probs → -probs",
     ),
     "the rank alone is read, and (1, c) becomes (c) afterwards": (
         "batchnorm: line 12: _channel_sums(dout, gain=gain) → _channel_sums(dout)",
@@ -151,6 +154,7 @@ REASONS: dict[str, tuple[str, ...]] = {
         "batchnorm: line 17: torch.addcmul(scale * sum_d * (-1 / n), dout, scale) → torch.addcmul(scale * sum_d * (-1 / n), scale, dout)",
         "batchnorm: line 19: without_var.addcmul_(xhat, through_var) → without_var.addcmul_(through_var, xhat)",
         "batchnorm_inference: line 16: _channel_sums(dout, xhat) → _channel_sums(xhat, dout)",
+        "cross_entropy: line 28: pushed.addcmul_(share, dlosses, value=-1) → pushed.addcmul_(dlosses, share, value=-1)",
     ),
 }
 
