@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cache
 from typing import Any
 
 import torch
@@ -72,7 +71,11 @@ class Problem:
         form = self.providers[provider.removesuffix(" compiled")]
         backward, both = form.backward, _both(form)
         if provider.endswith(" compiled"):
-            backward, both = _compiled(backward), _compiled(both)
+            torch.compiler.reset()  # of each function only a few sizes are compiled
+            backward, both = (
+                torch.compile(function, fullgraph=True, dynamic=False)
+                for function in (backward, both)
+            )
         inputs, dout = self.inputs, self.dout
         if provider == "autograd":
             inputs = tuple(_leaf(tensor) for tensor in inputs)
@@ -82,17 +85,11 @@ class Problem:
         return lambda: backward(dout, *kept)
 
 
-@cache
 def _both(form: Provider) -> Callable[..., Any]:
     def both(dout: Tensor, *inputs: Tensor) -> Any:
         return form.backward(dout, *form.forward(*inputs))
 
     return both
-
-
-@cache
-def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
-    return torch.compile(function, fullgraph=True, dynamic=False)
 
 
 def _leaf(tensor: Tensor) -> Tensor:
