@@ -11,6 +11,12 @@ CACHED = 2**17  # elements: half a MiB in float32, which the cache of one core h
 def in_cache(x: Tensor) -> bool:
     """Whether a step may have an array of its own: one as large as ``x`` stays in the cache.
 
-    A compiler takes the steps together by itself, at every size.
+    A compiler takes the steps together by itself, at every size. Under `torch.func`, where some
+    in-place operations are missing and a tensor does not say that autograd records it, every step
+    has its own array too.
     """
-    return torch.compiler.is_compiling() or x.numel() <= CACHED
+    return (
+        torch.compiler.is_compiling()
+        or x.numel() <= CACHED
+        or torch._C._are_functorch_transforms_active()
+    )

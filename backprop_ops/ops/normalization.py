@@ -50,8 +50,9 @@ def batchnorm(
     mean, centered = rounded + left, centered.sub_(left)
     var = _channel_sums(centered, centered) / (n - correction)
     inv_std = (var + eps).rsqrt()
-    # In place, unless autograd still needs the differences.
-    xhat = centered * inv_std if centered.requires_grad else centered.mul_(inv_std)
+    # Beyond the cache in place, unless autograd still needs the differences.
+    own = memory.in_cache(x) or centered.requires_grad
+    xhat = centered * inv_std if own else centered.mul_(inv_std)
     return BatchNorm(cast(_affine(xhat, gain, bias), x.dtype), mean, var, xhat, inv_std)
 
 
