@@ -15,36 +15,36 @@ if TYPE_CHECKING:  # the pairs by star, so that a new pair needs no line here
     from collections.abc import Callable, Mapping
 
     from backprop_ops.broadcasting import sum_to as sum_to
-    from backprop_ops.checker import BackwardError as BackwardError
-    from backprop_ops.checker import Failure as Failure
-    from backprop_ops.checker import Report as Report
-    from backprop_ops.checker import assert_backward as assert_backward
-    from backprop_ops.checker import check as check
+    from backprop_ops.checking.checker import BackwardError as BackwardError
+    from backprop_ops.checking.checker import Failure as Failure
+    from backprop_ops.checking.checker import Report as Report
+    from backprop_ops.checking.checker import assert_backward as assert_backward
+    from backprop_ops.checking.checker import check as check
     from backprop_ops.comparison import Comparison as Comparison
     from backprop_ops.comparison import cmp as cmp
     from backprop_ops.comparison import compare as compare
+    from backprop_ops.ops._running import update_running_statistics as update_running_statistics
+    from backprop_ops.ops.batchnorm import *
     from backprop_ops.ops.elementwise import *
     from backprop_ops.ops.indexing import *
     from backprop_ops.ops.linear import *
     from backprop_ops.ops.loss import *
-    from backprop_ops.ops.normalization import *
     from backprop_ops.ops.reduction import *
     from backprop_ops.ops.shape import *
     from backprop_ops.pair import Index as Index
     from backprop_ops.pair import Kept as Kept
     from backprop_ops.pair import Pair as Pair
-    from backprop_ops.running import update_running_statistics as update_running_statistics
 
     pairs: Mapping[str, Pair]
 
 _HOME = {
     "sum_to": "broadcasting",
-    "update_running_statistics": "running",
-    "BackwardError": "checker",
-    "Failure": "checker",
-    "Report": "checker",
-    "assert_backward": "checker",
-    "check": "checker",
+    "update_running_statistics": "ops._running",
+    "BackwardError": "checking.checker",
+    "Failure": "checking.checker",
+    "Report": "checking.checker",
+    "assert_backward": "checking.checker",
+    "check": "checking.checker",
     "Comparison": "comparison",
     "cmp": "comparison",
     "compare": "comparison",

@@ -224,7 +224,8 @@ def _any_takes_gradient(value: object) -> bool:
 def find_pairs() -> Mapping[str, Pair]:
     """Every pair of the library by name: ``NAME`` and ``NAME_backward`` in ``backprop_ops/ops``."""
     package = importlib.import_module("backprop_ops.ops")
-    modules = sorted(module.name for module in pkgutil.iter_modules(package.__path__))
+    names = sorted(module.name for module in pkgutil.iter_modules(package.__path__))
+    modules = [name for name in names if not name.startswith("_")]
     found: dict[str, Pair] = {}
     for module_name in modules:
         for pair in pairs_of(importlib.import_module(f"{package.__name__}.{module_name}")):

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any, TypedDict, cast
 
 import pytest
 
-from backprop_ops import ambient
+from backprop_ops import context
 
 if TYPE_CHECKING:
-    from backprop_ops.checker import Report
+    from backprop_ops.checking.checker import Report
 
 MANY_ROWS = 40  # from here on the table has a line a pair, unless pytest is verbose
 VERDICTS = ("correct", "vacuous", "wrong")  # from best to worst
@@ -58,7 +58,7 @@ def pytest_configure(config: pytest.Config) -> None:
 @pytest.fixture(name="assert_backward", scope="session")
 def _assert_backward() -> Callable[..., None]:
     """`backprop_ops.assert_backward`: fail where `backprop_ops.check` finds something wrong."""
-    from backprop_ops.checker import assert_backward
+    from backprop_ops.checking.checker import assert_backward
 
     return assert_backward
 
@@ -67,15 +67,15 @@ def _assert_backward() -> Callable[..., None]:
 def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, Any, None]:
     """From setup to teardown, checks have the run's seed and the marker's skip, and are noted."""
     reports = item.stash[_REPORTS] = []
-    before = ambient.current
-    ambient.current = ambient.Ambient(
+    before = context.current
+    context.current = context.Ambient(
         seed=item.config.getoption("backward_seed"),
         # Read by `check` alone: a project may have a marker of this name for something else.
         skips=tuple(mark.kwargs.get("skip", ()) for mark in item.iter_markers("backward")),
         observe=reports.append,
     )
     yield
-    ambient.current = before
+    context.current = before
 
 
 @pytest.hookimpl(hookwrapper=True)

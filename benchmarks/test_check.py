@@ -14,7 +14,7 @@ import torch
 
 from backprop_ops import batchnorm, batchnorm_backward, check, tanh, tanh_backward
 from benchmarks.turns import take_turns
-from tests.mutants.baselines import gradcheck
+from tests.mutation.baselines import gradcheck
 
 JUDGES: dict[str, Callable[..., Any]] = {
     "check": partial(check, seed=0),

@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from backprop_ops.userfile import check_file
+from backprop_ops.checking.userfile import check_file
 
 HERE = Path(__file__).parent
 HEAD = """\

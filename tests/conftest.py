@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from backprop_ops import ambient
-from backprop_ops.data import Dataset, build_dataset, read_names
+from backprop_ops import context
+from backprop_ops.lecture.data import Dataset, build_dataset, read_names
 
 
 @pytest.fixture(scope="session")
@@ -47,5 +47,5 @@ def few(few_file: Path) -> Dataset:
 @pytest.fixture
 def unseen(monkeypatch: pytest.MonkeyPatch) -> None:
     """For checks of what is wrong on purpose, which does not belong into the run's table."""
-    quiet = replace(ambient.current, observe=ambient.Ambient().observe)
-    monkeypatch.setattr(ambient, "current", quiet)
+    quiet = replace(context.current, observe=context.Ambient().observe)
+    monkeypatch.setattr(context, "current", quiet)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from backprop_ops.userfile import check_file
+from backprop_ops.checking.userfile import check_file
 
 pytestmark = pytest.mark.usefixtures("unseen")
 

@@ -48,7 +48,11 @@ def test_unknown_name(name: str) -> None:
 
 @pytest.mark.parametrize(
     "first",
-    ["backprop_ops.ops.elementwise", "backprop_ops.network", "backprop_ops.training"],
+    [
+        "backprop_ops.ops.elementwise",
+        "backprop_ops.lecture.network",
+        "backprop_ops.lecture.training",
+    ],
 )
 def test_any_module_may_be_imported_first(first: str) -> None:
     """A pair that is looked for while its module is being imported would not be found."""

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from backprop_ops import ambient, check
+from backprop_ops import check, context
 
 pytest_plugins = ["pytester"]
 
@@ -38,14 +38,14 @@ def imported() -> None:
     names: dict[str, Any] = {}
     exec(PAIRS, names)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(ambient, "current", ambient.Ambient())
+        patch.setattr(context, "current", context.Ambient())
         for pair in ("square", "cube"):
             check(names[pair], names[f"{pair}_backward"], (names["X"],))
 
 
 @pytest.fixture
 def project(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> pytest.Pytester:
-    monkeypatch.setattr(ambient, "current", ambient.Ambient())  # that of this run is not theirs
+    monkeypatch.setattr(context, "current", context.Ambient())  # that of this run is not theirs
     pytester.makepyfile(my_pairs=PAIRS)
     return pytester
 
@@ -173,7 +173,7 @@ def test_of_the_fixture(assert_backward):
     result = project.runpytest_inprocess("--backward-seed", "7")
     result.assert_outcomes(passed=2, failed=1)
     result.stdout.fnmatch_lines(["E*seed 7"])
-    assert ambient.current == ambient.Ambient()  # as before
+    assert context.current == context.Ambient()  # as before
 
 
 def test_fresh_seeds(project: pytest.Pytester) -> None:
@@ -327,7 +327,7 @@ import sys
 import backprop_ops
 
 def test_it():
-    assert "backprop_ops.checker" not in sys.modules
+    assert "backprop_ops.checking.checker" not in sys.modules
     from my_pairs import X, square, square_backward
     report = backprop_ops.check(square, square_backward, (X,))
     assert report.seed == 7

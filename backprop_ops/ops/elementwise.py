@@ -5,14 +5,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from backprop_ops import validate
 from backprop_ops.broadcasting import sum_to
+from backprop_ops.ops import _refuse as refuse
 from backprop_ops.pair import Gradient, takes_gradient
 
 
 def add(x: Tensor | float, y: Tensor | float) -> Tensor:
     """out = x + y"""
-    validate.broadcastable(x=x, y=y)
+    refuse.broadcastable(x=x, y=y)
     out: Tensor = x + y  # type: ignore[assignment]  # one of the two is a Tensor
     return out
 
@@ -26,7 +26,7 @@ def add_backward(dout: Tensor, x: Tensor | float, y: Tensor | float) -> tuple[Gr
 
 def sub(x: Tensor | float, y: Tensor | float) -> Tensor:
     """out = x - y"""
-    validate.broadcastable(x=x, y=y)
+    refuse.broadcastable(x=x, y=y)
     out: Tensor = x - y  # type: ignore[assignment]  # one of the two is a Tensor
     return out
 
@@ -40,7 +40,7 @@ def sub_backward(dout: Tensor, x: Tensor | float, y: Tensor | float) -> tuple[Gr
 
 def mul(x: Tensor | float, y: Tensor | float) -> Tensor:
     """out = x · y"""
-    validate.broadcastable(x=x, y=y)
+    refuse.broadcastable(x=x, y=y)
     out: Tensor = x * y  # type: ignore[assignment]  # one of the two is a Tensor
     return out
 
@@ -54,7 +54,7 @@ def mul_backward(dout: Tensor, x: Tensor | float, y: Tensor | float) -> tuple[Gr
 
 def div(x: Tensor | float, y: Tensor | float) -> Tensor:
     """out = x / y"""
-    validate.broadcastable(x=x, y=y)
+    refuse.broadcastable(x=x, y=y)
     out: Tensor = x / y  # type: ignore[assignment]  # one of the two is a Tensor
     return out
 
@@ -73,8 +73,8 @@ def div_backward(
 
 def pow(x: Tensor, *, exponent: float) -> Tensor:
     """out = x ** exponent, the exponent a constant"""
-    validate.floating(x=x)
-    validate.number(exponent=exponent)
+    refuse.floating(x=x)
+    refuse.number(exponent=exponent)
     return x**exponent
 
 
@@ -87,7 +87,7 @@ def pow_backward(dout: Tensor, x: Tensor, *, exponent: float) -> Tensor:
 
 def reciprocal(x: Tensor) -> Tensor:
     """out = 1 / x"""
-    validate.floating(x=x)
+    refuse.floating(x=x)
     return x.reciprocal()
 
 
@@ -99,7 +99,7 @@ def reciprocal_backward(dout: Tensor, out: Tensor) -> Tensor:
 
 def exp(x: Tensor) -> Tensor:
     """out = eˣ"""
-    validate.floating(x=x)
+    refuse.floating(x=x)
     return x.exp()
 
 
@@ -111,7 +111,7 @@ def exp_backward(dout: Tensor, out: Tensor) -> Tensor:
 
 def log(x: Tensor) -> Tensor:
     """out = ln x"""
-    validate.floating(x=x)
+    refuse.floating(x=x)
     return x.log()
 
 
@@ -126,7 +126,7 @@ def log_backward(dout: Tensor, x: Tensor) -> Tensor:
 
 def tanh(x: Tensor) -> Tensor:
     """out = tanh x"""
-    validate.floating(x=x)
+    refuse.floating(x=x)
     return x.tanh()
 
 

@@ -6,9 +6,9 @@ import torch
 import torch.nn.functional as F  # noqa: N812  # torch's own name for it
 from torch import Tensor
 
-from backprop_ops import validate
+from backprop_ops.ops import _refuse as refuse
+from backprop_ops.ops._precision import wide
 from backprop_ops.pair import Index
-from backprop_ops.precision import wide
 
 
 def embedding(
@@ -25,11 +25,11 @@ def embedding(
     gets the k-th part of its gradient. Neither changes the output. Raises IndexError where an index
     is no row of weight, a negative one included.
     """
-    validate.embedding(index, weight, padding_idx)
+    refuse.embedding(index, weight, padding_idx)
     try:
         return F.embedding(index, weight, padding_idx, scale_grad_by_freq=scale_grad_by_freq)
     except (IndexError, RuntimeError) as error:
-        validate.raise_index_error(error, "index", index, weight.shape[0], "rows of weight")
+        refuse.raise_index_error(error, "index", index, weight.shape[0], "rows of weight")
 
 
 def embedding_backward(

@@ -6,10 +6,10 @@ import math
 
 from torch import Tensor
 
-from backprop_ops import validate
 from backprop_ops.broadcasting import sum_to
+from backprop_ops.ops import _refuse as refuse
+from backprop_ops.ops._precision import wide
 from backprop_ops.pair import Gradient
-from backprop_ops.precision import wide
 
 
 def matmul(x: Tensor, y: Tensor) -> Tensor:
@@ -18,7 +18,7 @@ def matmul(x: Tensor, y: Tensor) -> Tensor:
     x (…, n, k), y (…, k, m), out (…, n, m); batches broadcast, and a vector is a row on the left
     and a column on the right, as in torch.
     """
-    validate.matmul(x, y)
+    refuse.matmul(x, y)
     return x @ y
 
 
@@ -51,7 +51,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     x (…, in), weight (in, out), bias (out) or (1, out), out (…, out). The weight is the lecture's;
     torch.nn.functional.linear takes the transposed one.
     """
-    validate.linear(x, weight, bias)
+    refuse.linear(x, weight, bias)
     out = x @ weight
     return out if bias is None else out + bias
 

@@ -9,15 +9,16 @@ import torch
 import torch.nn.functional as F  # noqa: N812  # torch's own name for it
 from torch import Tensor
 
-from backprop_ops import memory, validate
+from backprop_ops.ops import _large as memory
+from backprop_ops.ops import _refuse as refuse
+from backprop_ops.ops._precision import cast, wide
 from backprop_ops.pair import Index, Kept
-from backprop_ops.precision import cast, wide
 
 
 def softmax(x: Tensor, *, dim: int = -1) -> Tensor:
     """out = eˣ / Σ eˣ, the sum over ``dim``"""
-    validate.floating(x=x)
-    validate.dimension(x, dim)
+    refuse.floating(x=x)
+    refuse.dimension(x, dim)
     return x.softmax(dim)
 
 
@@ -30,8 +31,8 @@ def softmax_backward(dout: Tensor, out: Tensor, *, dim: int = -1) -> Tensor:
 
 def log_softmax(x: Tensor, *, dim: int = -1) -> Tensor:
     """out = x - ln Σ eˣ, the sum over ``dim``"""
-    validate.floating(x=x)
-    validate.dimension(x, dim)
+    refuse.floating(x=x)
+    refuse.dimension(x, dim)
     return x.log_softmax(dim)
 
 
@@ -58,15 +59,13 @@ def nll_loss(
     As in torch the mean of ignored rows alone is nan, and its gradient zero; the mean of no rows
     is refused: torch gives nan.
     """
-    validate.classes("logprobs", logprobs, target, weight, ignore_index, reduction)
+    refuse.classes("logprobs", logprobs, target, weight, ignore_index, reduction)
     scores, row_weight = wide(logprobs), None if weight is None else wide(weight)
     try:
         out = F.nll_loss(scores, target, row_weight, ignore_index=ignore_index, reduction=reduction)
     except (IndexError, RuntimeError) as error:
         size = logprobs.shape[_class_dimension(logprobs)]
-        validate.raise_index_error(
-            error, "target", target, size, "classes of logprobs", ignore_index
-        )
+        refuse.raise_index_error(error, "target", target, size, "classes of logprobs", ignore_index)
     return cast(out, logprobs.dtype)
 
 
@@ -114,8 +113,8 @@ def cross_entropy(
     Shapes, ignore_index and reduction as in `nll_loss`. The logarithm is taken of no probability,
     which may be too small to be one, but as logits - ln Σ e^logits.
     """
-    validate.classes("logits", logits, target, weight, ignore_index, reduction)
-    validate.fraction("label_smoothing", label_smoothing)
+    refuse.classes("logits", logits, target, weight, ignore_index, reduction)
+    refuse.fraction("label_smoothing", label_smoothing)
     scores, dim = wide(logits), _class_dimension(logits)
     probs = scores.softmax(dim)
     try:
@@ -129,7 +128,7 @@ def cross_entropy(
             losses = _losses(scores, probs, target, weight, ignore_index)
             out = losses if reduction == "none" else losses.sum() / total
     except (IndexError, RuntimeError) as error:
-        validate.raise_index_error(
+        refuse.raise_index_error(
             error, "target", target, logits.shape[dim], "classes of logits", ignore_index
         )
     if label_smoothing:
@@ -197,8 +196,8 @@ def soft_cross_entropy(
     (classes), a constant. reduction "mean" divides by the number of rows, whatever their weights,
     as torch; "sum" does not, "none" leaves the rows as they are.
     """
-    validate.soft_classes("logits", logits, target, weight, reduction)
-    validate.fraction("label_smoothing", label_smoothing)
+    refuse.soft_classes("logits", logits, target, weight, reduction)
+    refuse.fraction("label_smoothing", label_smoothing)
     dim = _class_dimension(logits)
     logprobs = wide(logits).log_softmax(dim)
     losses = -(_smoothed(target, weight, label_smoothing) * logprobs).sum(dim)

@@ -7,13 +7,13 @@ import math
 import torch
 from torch import Tensor
 
-from backprop_ops import validate
+from backprop_ops.ops import _refuse as refuse
 
 
 def sum(x: Tensor, *, dim: int | tuple[int, ...] | None = None, keepdim: bool = False) -> Tensor:
     """out = Σ x over ``dim`` (None: over all)"""
-    validate.floating(x=x)
-    validate.dimensions(x, dim)
+    refuse.floating(x=x)
+    refuse.dimensions(x, dim)
     return x.sum(dim, keepdim=keepdim)
 
 
@@ -30,9 +30,9 @@ def mean(x: Tensor, *, dim: int | tuple[int, ...] | None = None, keepdim: bool =
 
     Raises ValueError where n is 0: torch gives nan.
     """
-    validate.floating(x=x)
-    validate.dimensions(x, dim)
-    validate.not_empty(x, dim, "a mean of no elements is not a number")
+    refuse.floating(x=x)
+    refuse.dimensions(x, dim)
+    refuse.not_empty(x, dim, "a mean of no elements is not a number")
     return x.mean(dim, keepdim=keepdim)
 
 
@@ -47,9 +47,9 @@ def mean_backward(
 
 def max(x: Tensor, *, dim: int, keepdim: bool = False) -> Tensor:
     """out = max x over ``dim``"""
-    validate.floating(x=x)
-    validate.dimension(x, dim)
-    validate.not_empty(x, dim, "there is no largest of no elements")
+    refuse.floating(x=x)
+    refuse.dimension(x, dim)
+    refuse.not_empty(x, dim, "there is no largest of no elements")
     return x.max(dim, keepdim=keepdim).values
 
 

@@ -6,13 +6,13 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from backprop_ops import validate
+from backprop_ops.ops import _refuse as refuse
 
 
 def reshape(x: Tensor, *, shape: Sequence[int]) -> Tensor:
     """out = the elements of x in the same order, in another shape; one size may be -1"""
-    validate.floating(x=x)
-    validate.shape(x, shape)
+    refuse.floating(x=x)
+    refuse.shape(x, shape)
     return x.reshape(shape)
 
 

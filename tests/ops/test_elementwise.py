@@ -7,7 +7,7 @@ import torch
 from torch import ones
 
 from backprop_ops import div, div_backward, exp, pow, pow_backward, tanh, tanh_backward
-from tests.samples import bad, nonzero, positive, real, sample
+from tests.support.samples import bad, nonzero, positive, real, sample
 
 X = ones(2, 3)
 

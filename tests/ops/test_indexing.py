@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import ones, tensor
 
 from backprop_ops import embedding_backward
-from tests.samples import bad, index, real, sample
+from tests.support.samples import bad, index, real, sample
 
 SAMPLES = {
     "embedding": [

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import ones
 
 from backprop_ops import linear, linear_backward
-from tests.samples import bad, real, sample
+from tests.support.samples import bad, real, sample
 
 SAMPLES = {
     "matmul": [

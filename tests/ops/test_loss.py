@@ -12,12 +12,12 @@ from backprop_ops import (
     cross_entropy_backward,
     log_softmax,
     log_softmax_backward,
-    memory,
     nll_loss,
     nll_loss_backward,
     pairs,
 )
-from tests.samples import bad, index, positive, real, sample
+from backprop_ops.ops import _large as memory
+from tests.support.samples import bad, index, positive, real, sample
 
 ROWS, EACH = index("n", below="c"), index("n d", below="c")
 WEIGHTS = positive("c")

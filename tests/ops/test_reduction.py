@@ -7,7 +7,7 @@ import torch
 from torch import ones
 
 from backprop_ops import max, max_backward, mean, mean_backward, sum, sum_backward
-from tests.samples import bad, real, sample
+from tests.support.samples import bad, real, sample
 
 X = ones(2, 3)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import ones
 
-from tests.samples import bad, real, sample
+from tests.support.samples import bad, real, sample
 
 SAMPLES = {"reshape": [sample(real("n c"), shape=(-1,)), sample(real("n 6 c"), shape=(3, -1, 2))]}
 

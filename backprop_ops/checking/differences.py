@@ -1,0 +1,183 @@
+"""Finite differences in float64 with an error estimate: the judge that asks the forward alone.
+
+Central differences over steps that are halved, extrapolated to a step of zero by Richardson's
+tableau; the entry of the tableau with the least estimated error is taken (Ridders, 1982), so that
+neither a step nor an order is chosen by anyone. At a kink the two one-sided slopes stay apart
+however small the step.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from backprop_ops.checking.judging import ALLOWED, Arguments, Leaves, Verdict, as_dtype
+from backprop_ops.pair import Pair, replaced
+
+STEPS = 9  # halvings of the step
+FIRST_STEP = 2.0**-4  # of the size of what is moved, or of 1 where that is larger
+LAST_STEP = 2.0**-16  # of a size, which has to make a difference to it
+LEAST = 1e-100  # below which a number counts as zero, of which nothing can be halved so often
+ENTRIES = 64  # of a leaf that are judged one by one; the others along directions
+DIRECTIONS = 3
+ERRORS = 10  # times the estimated error that a right gradient may be off
+
+
+class Slope(NamedTuple):
+    """A directional derivative, how far it may be off, and at a kink the one-sided two."""
+
+    value: float
+    error: float
+    least: float
+    most: float
+
+
+class Differences:
+    """The right gradients of one call by finite differences."""
+
+    source = "finite differences"
+
+    def __init__(self, pair: Pair, arguments: Arguments, upstreams: Mapping[str, Tensor]) -> None:
+        self._pair = pair
+        self._arguments: Arguments = {
+            name: as_dtype(value, torch.float64) for name, value in arguments.items()
+        }
+        self._upstreams = {name: upstream.double() for name, upstream in upstreams.items()}
+        try:
+            self._outputs({})
+        except Exception:  # a forward that does not take float64
+            self._arguments = arguments
+        self._leaves = pair.leaves(self._arguments)
+        self._slopes: dict[str, dict[int, Slope]] = {}
+
+    def along(self, leaf: str, direction: Tensor) -> Slope:
+        """The slope of the upstreams' product with the outputs as a leaf moves in a direction."""
+        x = self._leaves[leaf]
+        size = x.double().abs()[direction != 0]
+        size = size[size.isfinite() & (size > LEAST)]
+        smallest, largest = (size.min().item(), size.max().item()) if size.numel() else (1.0, 1.0)
+        step = max(FIRST_STEP * min(smallest, 1.0), LAST_STEP * largest)
+        if step > 1:  # as long as an oscillation may be
+            return Slope(math.nan, math.inf, math.nan, math.nan)
+        here = self._outputs({})
+        noise = torch.finfo(x.dtype).eps * sum(
+            (self._upstreams[name] * out).abs().nan_to_num(0).sum().item()
+            for name, out in here.items()
+        )
+        tableau: list[list[float]] = []
+        gaps, best, error = [], float("nan"), float("inf")
+        left = right = float("nan")
+        for k in range(STEPS):
+            h = step / 2**k
+            above = self._outputs({leaf: (x.double() + h * direction).to(x.dtype)})
+            below = self._outputs({leaf: (x.double() - h * direction).to(x.dtype)})
+            right = self._product(above, here) / h
+            left = self._product(here, below) / h
+            gaps.append(abs(right - left))
+            row = [(right + left) / 2]
+            for order, previous in enumerate(tableau[-1] if tableau else [], 1):
+                row.append(row[-1] + (row[-1] - previous) / (4**order - 1))
+                apart = max(abs(row[-1] - row[-2]), abs(row[-1] - previous)) + noise / h
+                if apart < error:
+                    best, error = row[-1], apart
+            tableau.append(row)
+        stays = gaps[-1] > 0.7 * gaps[-2] and gaps[-1] > 1e-4 * (abs(left) + abs(right))
+        if stays and gaps[-1] > ALLOWED[8] * noise / (step / 2**STEPS):
+            return Slope(tableau[-1][0], gaps[-1] * 1e-2, min(left, right), max(left, right))
+        return Slope(best, error, best, best)
+
+    @cached_property
+    def expected(self) -> Leaves:
+        expected = {}
+        for leaf, x in self._leaves.items():
+            value = torch.full(x.shape, torch.nan, dtype=torch.float64, device=x.device)
+            for entry, slope in self._entries(leaf).items():
+                value.view(-1)[entry] = slope.value
+            expected[leaf] = value
+        return expected
+
+    def interval(self, leaf: str) -> tuple[Tensor, Tensor]:
+        least, most = self.expected[leaf].clone(), self.expected[leaf].clone()
+        for entry, slope in self._entries(leaf).items():
+            least.view(-1)[entry], most.view(-1)[entry] = slope.least, slope.most
+        return least, most
+
+    def allowed(self, leaf: str, dtype: torch.dtype) -> Tensor:
+        value = self.expected[leaf]
+        errors = torch.full_like(value, torch.inf)
+        for entry, slope in self._entries(leaf).items():
+            errors.view(-1)[entry] = slope.error
+        # What reaches an entry is not known here: at least the upstreams, or its neighbours.
+        sizes = [value, *self._upstreams.values()]
+        largest = max(s.abs().nan_to_num(0).amax().item() for s in sizes if s.numel())
+        return ERRORS * errors + ALLOWED[dtype.itemsize] * torch.finfo(dtype).eps * largest
+
+    def verdicts(self, gradients: Mapping[str, Tensor]) -> dict[str, Verdict]:
+        return {leaf: self._verdict(leaf, gradient) for leaf, gradient in gradients.items()}
+
+    def _verdict(self, leaf: str, gradient: Tensor) -> Verdict:
+        given, allowed = gradient.double(), self.allowed(leaf, gradient.dtype)
+        least, most = self.interval(leaf)
+        judged = self.expected[leaf].isfinite() & allowed.isfinite()
+        inside = (given >= least - allowed) & (given <= most + allowed)
+        kinks = judged & inside & ((given - self.expected[leaf]).abs() > allowed)
+        wrong = judged & ~inside
+        if given.numel() > ENTRIES and not wrong.any():
+            wrong = ~judged & self._off_along(leaf, given, gradient.dtype)
+        return Verdict(wrong, kinks)
+
+    def _off_along(self, leaf: str, given: Tensor, dtype: torch.dtype) -> bool:
+        """Whether a gradient's product with some direction is not the slope along it."""
+        for direction in self._signs(leaf):
+            slope = self.along(leaf, direction)
+            # A corner in some entries shows nothing of the others.
+            if slope.least < slope.most or not math.isfinite(slope.error):
+                continue
+            allowed = (
+                ERRORS * slope.error
+                + ALLOWED[dtype.itemsize] * torch.finfo(dtype).eps * given.abs().sum()
+            )
+            product = (given * direction).sum()
+            if not slope.least - allowed <= product <= slope.most + allowed:
+                return True
+        return False
+
+    def _signs(self, leaf: str) -> list[Tensor]:
+        x = self._leaves[leaf]
+        generator = torch.Generator().manual_seed(0)
+        return [
+            (torch.randint(0, 2, x.shape, generator=generator) * 2.0 - 1).to(x.device).double()
+            for _ in range(DIRECTIONS)
+        ]
+
+    def _entries(self, leaf: str) -> dict[int, Slope]:
+        """The slope of each entry, or of some of them where there are many."""
+        if leaf not in self._slopes:
+            x = self._leaves[leaf]
+            drawn = torch.randperm(x.numel(), generator=torch.Generator().manual_seed(0))
+            slopes = {}
+            for entry in drawn[:ENTRIES].tolist():
+                direction = torch.zeros(x.shape, dtype=torch.float64, device=x.device)
+                direction.view(-1)[entry] = 1
+                slopes[entry] = self.along(leaf, direction)
+            self._slopes[leaf] = slopes
+        return self._slopes[leaf]
+
+    def _outputs(self, leaves: Leaves) -> Leaves:
+        with torch.no_grad():
+            result = self._pair.call(replaced(self._arguments, leaves))
+            fields: dict[str, Any] = self._pair.fields(result)
+        return {
+            name: fields[name].detach().to(torch.float64, copy=True) for name in self._pair.outputs
+        }
+
+    def _product(self, outputs: Leaves, others: Leaves) -> float:
+        return sum(
+            (upstream * (outputs[name] - others[name])).nan_to_num(0).sum().item()
+            for name, upstream in self._upstreams.items()
+        )

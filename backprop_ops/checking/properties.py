@@ -1,0 +1,711 @@
+"""What has to hold of a backward in one call, in the order in which a person would debug it."""
+
+from __future__ import annotations
+
+import random
+import sys
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from backprop_ops.checking.differences import Differences
+from backprop_ops.checking.judging import (
+    Autograd,
+    Judge,
+    Leaves,
+    Undifferentiable,
+    Verdict,
+    as_dtype,
+    underflow,
+)
+from backprop_ops.checking.variations import Case
+from backprop_ops.pair import Pair, PairError, leaf_gradients, takes_gradient
+
+KEPT_ROUNDINGS = 16  # of kept values, that a gradient may be off by
+ALLOWED_APART = 64  # units of rounding by which two calls may differ, as atomics make them
+
+
+class Finding(NamedTuple):
+    """Something that does not hold. ``mistake`` is what it is by itself, before any diagnosis."""
+
+    property: str
+    input: str | None
+    message: str
+    mistake: str | None = None
+    explanation: str = ""
+
+
+class BackwardRaises(Exception):  # noqa: N818  # what it is, to be reported
+    """The backward raises; the message says what."""
+
+
+class Call(NamedTuple):
+    """One call of the forward and, once it was made, of the backward."""
+
+    arguments: dict[str, Any]
+    result: Any
+    fields: dict[str, Any]
+    upstreams: dict[str, Tensor]
+
+
+@dataclass
+class Inspector:
+    """Asks the properties of a pair of one case after the other, and keeps what it learned.
+
+    ``reference``: the pair whose forward is differentiated, None where finite differences judge.
+    ``notes``: on each leaf that was right only as a kink is, and on precisions that the backward
+    does not take, by the leaf or variation. ``judged``: the leaves of
+    which some case proved something. ``disputed``: those on which the two judges disagree, so that
+    what either says is right. ``earlier``: the arguments of the first case and of the last.
+    ``left_changed``: what of torch's global state the backward did not leave as it found it.
+    """
+
+    pair: Pair
+    reference: Pair | None
+    skip: frozenset[str] = frozenset()
+    notes: dict[str, str] = field(default_factory=dict)
+    judged: set[str] = field(default_factory=set)
+    disputed: set[str] = field(default_factory=set)
+    earlier: list[dict[str, Any]] = field(default_factory=list)
+    left_changed: set[str] = field(default_factory=set)
+
+    @property
+    def backward(self) -> str:
+        return f"{self.pair.name}_backward"
+
+    def findings(self, case: Case) -> list[Finding]:
+        """The first property that does not hold, once for every gradient of which it does not."""
+        found: list[Finding] = []
+        try:
+            for finding in self._findings(case):
+                if finding.property in self.skip:
+                    continue
+                if found and finding.property != found[0].property:
+                    break
+                found.append(finding)
+        except BackwardRaises as error:  # at a later call than the first
+            if not found:
+                found.append(Finding("call", None, f"{error}, at a later call", "state", LATER))
+        self.earlier = [*self.earlier[:1], dict(case.arguments)]
+        if found and case.family == "layouts" and not self.findings(contiguous(case)):
+            return [
+                Finding("layout", finding.input, finding.message, "upstream-layout", _LAYOUT)
+                for finding in found
+            ]
+        return found
+
+    def layout(self, case: Case) -> Iterator[Finding]:
+        """Whether the gradients are those of the same numbers laid out contiguously.
+
+        For a sample on which these were judged, and that is too large to judge again.
+        """
+        call, plain = self.call(case), self.call(contiguous(case))
+        expected = self.gradients(plain)
+        try:
+            gradients = self.gradients(call)
+        except BackwardRaises as error:
+            yield Finding("layout", None, str(error), "upstream-layout", _LAYOUT)
+            return
+        for name, value in expected.items():
+            if apart(value, gradients[name]):
+                message = f"d{name} is another than of the same numbers laid out contiguously"
+                yield Finding("layout", name, message, "upstream-layout", _LAYOUT)
+
+    def call(self, case: Case) -> Call:
+        """The forward's call, on tensors of its own: the caller's are not to be spoiled."""
+        arguments = _own(case.arguments)
+        with torch.no_grad():
+            result = self.pair.call(arguments)
+        fields = self.pair.fields(result)
+        outputs = {name: fields[name].detach() for name in self.pair.outputs}
+        return Call(arguments, result, fields, case.upstreams(outputs))
+
+    def gradients(
+        self, call: Call, upstreams: Mapping[str, Tensor] | None = None
+    ) -> dict[str, Any]:
+        """The backward's gradients by the names of the leaves, and None where it returns none."""
+        given = call.upstreams if upstreams is None else upstreams
+        before = [get() for get, _ in _SURROUNDINGS.values()]
+        try:
+            gradients = leaf_gradients(self.pair.gradients(call.arguments, call.result, given))
+        except PairError:
+            raise
+        except Exception as error:
+            message = f"{self.backward} raises {type_name(error)}: {first_line(error)}"
+            raise BackwardRaises(message) from error
+        finally:
+            for (what, (get, set_)), was in zip(_SURROUNDINGS.items(), before, strict=True):
+                if get() != was:
+                    set_(was)
+                    self.left_changed.add(what)
+        return {name: dense(gradient) for name, gradient in gradients.items()}
+
+    def judge(self, arguments: Mapping[str, Any], upstreams: Mapping[str, Tensor]) -> Judge:
+        if self.reference is not None:
+            judge = Autograd(self.reference, arguments, upstreams)
+            try:
+                judge.expected  # noqa: B018  # whether autograd sees through this call
+                return judge
+            except Undifferentiable:
+                pass
+        return Differences(self.reference or self.pair, arguments, upstreams)
+
+    def _findings(self, case: Case) -> Iterator[Finding]:
+        before = _own(case.arguments)
+        call = self.call(case)
+        for name in _changed(call.arguments, before):
+            message = f"{self.pair.name} itself writes to {name}"
+            yield Finding("purity", None, message, "mutates-input")
+        yield from self._agrees_with_reference(call)
+
+        try:
+            judge = self.judge(call.arguments, call.upstreams)
+        except Exception:
+            if case.variation is None:
+                raise
+            return  # the forward takes it, and means nothing by it: an index out of bounds
+        given = {**call.arguments, **call.fields}
+        given |= {f"d{name}": upstream for name, upstream in call.upstreams.items()}
+        before = {name: _own({name: value})[name] for name, value in given.items()}
+        try:
+            gradients = self.gradients(call)
+        except PairError as error:
+            yield Finding("count", None, str(error), "wrong-count", _SLOTS)
+            return
+        except BackwardRaises as error:
+            # That a precision is lacking nobody will overlook, nor that a matrix is singular.
+            lacking = case.family == "precisions" and any(word in str(error) for word in _LACKING)
+            singular = case.family == "values" and "LinAlgError" in str(error)
+            if lacking or singular:
+                when = str(case.variation)
+                what = when if lacking else f"when {when}"
+                self.notes[when if lacking else "singular"] = f"not asked {what}: {error}"
+            else:
+                yield Finding("call", None, str(error))
+            return
+        broken = list(self._contract(call, gradients))
+        yield from broken
+        yield from self._purity(call, given, before)
+        yield from self._alias(call, given, gradients)
+        unfit = {finding.input for finding in broken}
+        values = {n: g for n, g in gradients.items() if isinstance(g, Tensor) and n not in unfit}
+        copies = {name: value.clone() for name, value in values.items()}
+        later = self.gradients(call)
+        for name, copy in copies.items():
+            if not _same_bytes(copy, values[name]):
+                yield Finding("alias", name, f"a later call overwrites d{name}", "aliased")
+            elif isinstance(later.get(name), Tensor) and copy.numel():
+                again, owned = _memory(later[name]), {_memory(u) for u in call.upstreams.values()}
+                if again and again == _memory(values[name]) and again not in owned:
+                    message = f"d{name} shares its memory with that of an earlier call"
+                    yield Finding("alias", name, message, "aliased", _COPY)
+        values = copies
+        yield from self._repeat(call, values)
+        if case.variation is None:
+            yield from self._global_randomness(call)
+        for what in sorted(self.left_changed):
+            message = f"{self.backward} leaves {what} changed"
+            explanation = "it holds for all that comes after: put it back as it was"
+            yield Finding("state", None, message, "state", explanation)
+        yield from self._zero(call, judge, values)
+        yield from self._linearity(case, call, judge, values)
+        yield from self._values(call, judge, values)
+
+    def _agrees_with_reference(self, call: Call) -> Iterator[Finding]:
+        """The outputs are compared first: of another function there is nothing to ask."""
+        if self.reference is None or self.reference.forward is self.pair.forward:
+            return
+        reference = self.reference
+        with torch.no_grad():
+            try:
+                exact = reference.fields(
+                    reference.call(
+                        {n: as_dtype(v, torch.float64) for n, v in call.arguments.items()}
+                    )
+                )
+                own = reference.fields(reference.call(call.arguments))
+            except Exception as error:
+                message = f"the reference of {self.pair.name} raises {type_name(error)}: {error}"
+                yield Finding("call", None, message)
+                return
+        for name in self.pair.outputs:
+            output, expected = call.fields[name].double(), exact[name].double()
+            if output.shape != expected.shape:
+                message = (
+                    f"{self.pair.name} and its reference differ, not the backward: {name} has "
+                    f"shape {tuple(output.shape)}, the reference's {tuple(expected.shape)}"
+                )
+                yield Finding("value", None, message)
+                continue
+            eps = torch.finfo(call.fields[name].dtype).eps
+            scale = torch.maximum(expected.abs(), expected.abs().mean())
+            allowed = 1024 * eps * scale + 16 * (own[name].double() - expected).abs()
+            off = (output - expected).abs() - allowed
+            off = torch.where(expected.isfinite(), off.nan_to_num(torch.inf), -torch.inf)
+            if off.numel() and off.amax() > 0:
+                at = _worst(off)
+                message = (
+                    f"{self.pair.name} and its reference differ, not the backward: {name}"
+                    f"{_index(at)} is {output[at].item():.6g}, the reference's "
+                    f"{expected[at].item():.6g}"
+                )
+                yield Finding("value", None, message)
+
+    def _contract(self, call: Call, gradients: Mapping[str, Any]) -> Iterator[Finding]:
+        leaves = self.pair.leaves(call.arguments)
+        for name, gradient in gradients.items():
+            if name not in leaves and gradient is not None:
+                message = f"d{name} must be None: {name} is no floating Tensor"
+                yield Finding("count", name, message, "wrong-count", _SLOTS)
+        for name, leaf in leaves.items():
+            if name not in gradients:
+                message = f"d{name} is missing: a sequence's slot holds a tuple of its length"
+                yield Finding("count", name, message, "wrong-count", _SLOTS)
+                continue
+            gradient = gradients[name]
+            if gradient is None:
+                if not self.judge(call.arguments, call.upstreams).expected[name].any():
+                    self.judged.add(name)
+                else:
+                    message = f"d{name} is None, and the output depends on {name}"
+                    yield Finding("count", name, message, "none-gradient")
+            elif not isinstance(gradient, Tensor):
+                message = f"d{name} must be a Tensor, came {type_name(gradient)}"
+                yield Finding("count", name, message, "dtype", "numbers have to be tensors")
+            elif gradient.shape != leaf.shape:
+                message = (
+                    f"d{name} has shape {tuple(gradient.shape)}, {name} has {tuple(leaf.shape)}"
+                )
+                yield Finding("shape", name, message, "shape")
+            elif gradient.dtype != leaf.dtype:
+                message = f"d{name} is {gradient.dtype}, {name} is {leaf.dtype}"
+                explanation = f"d{name} has to be converted to {name}.dtype"
+                yield Finding("dtype", name, message, "dtype", explanation)
+            elif gradient.device != leaf.device:
+                message = f"d{name} is on {gradient.device}, {name} on {leaf.device}"
+                yield Finding("dtype", name, message)
+
+    def _purity(
+        self, call: Call, given: Mapping[str, Any], before: Mapping[str, Any]
+    ) -> Iterator[Finding]:
+        for name, leaf in self.pair.leaves(call.arguments).items():
+            if leaf.requires_grad:
+                message = f"{self.backward} makes {name} require a gradient"
+                yield Finding("purity", None, message, "mutates-input", "detach a copy of it")
+        for name in _changed(given, before):
+            if name in call.arguments:
+                role, explanation = "input", "write to a copy of it"
+            elif name in call.fields:
+                role, explanation = "kept", "it is needed again when backward is called twice"
+            else:
+                role = "upstream"
+                explanation = "others who use the same upstream get a spoiled one: write to a copy"
+            message = f"{self.backward} writes to {name}"
+            yield Finding("purity", None, message, f"mutates-{role}", explanation)
+
+    def _alias(
+        self, call: Call, given: Mapping[str, Any], gradients: Mapping[str, Any]
+    ) -> Iterator[Finding]:
+        allowed = {_memory(upstream) for upstream in call.upstreams.values()}
+        owners = {
+            _memory(part): name
+            for name, value in given.items()
+            for part in (value if isinstance(value, (tuple, list)) else (value,))
+            if isinstance(part, Tensor) and part.numel()
+        }
+        for name, gradient in gradients.items():
+            if isinstance(gradient, Tensor) and gradient.numel():
+                memory = _memory(gradient)
+                if memory and memory in owners and memory not in allowed:
+                    message = f"d{name} shares its memory with {owners[memory]}"
+                    yield Finding("alias", name, message, "aliased", _COPY)
+
+    def _zero(self, call: Call, judge: Judge, values: Mapping[str, Tensor]) -> Iterator[Finding]:
+        zeros = {name: torch.zeros_like(u) for name, u in call.upstreams.items()}
+        for name, gradient in self.gradients(call, zeros).items():
+            if name not in values:
+                continue
+            if not isinstance(gradient, Tensor):
+                message = f"d{name} of a zero upstream is {type_name(gradient)}"
+                yield Finding("zero", name, message, "none-gradient", f"d{name} has to be zeros")
+                continue
+            # Where the derivative is too large for the precision, zero times it is no number.
+            finite = judge.expected[name].abs() < torch.finfo(gradient.dtype).max / 16
+            left = torch.where(finite, gradient.double(), 0)
+            if not left.any():
+                continue
+            message = f"d{name} of a zero upstream is not zero"
+            usual, size = values[name].double().abs().nan_to_num(0).sum(), left.abs().sum()
+            if size.isnan() and not values[name].isfinite().all():
+                continue  # it is no number whatever the upstream, which the values say
+            if size.isnan():
+                explanation = f"d{name} divides by what is zero with the upstream"
+                yield Finding("zero", name, message, "nan", explanation)
+            elif not self.gradients(call, zeros)[name].any():
+                yield Finding("zero", name, message, "state", "it is that of an earlier call")
+            elif size < 1e-3 * usual:
+                explanation = "something small was added to the upstream"
+                yield Finding("zero", name, message, "eps", explanation)
+            else:
+                explanation = f"d{name} has to be proportional to the upstream"
+                yield Finding("zero", name, message, "upstream-ignored", explanation)
+
+    def _repeat(self, call: Call, values: Mapping[str, Tensor]) -> Iterator[Finding]:
+        again = self.gradients(call)
+        try:
+            with _uninitialised_is_nan():
+                poisoned = self.gradients(call)
+        except BackwardRaises as error:
+            if "deterministic" not in str(error):  # as what was compiled says of another mode
+                raise
+            poisoned = again
+        for name, value in values.items():
+            if _same_shape(poisoned.get(name), value) and bool(
+                (poisoned[name].isnan() & ~value.isnan()).any()
+            ):
+                message = f"d{name} holds uninitialised memory"
+                explanation = "a buffer made with torch.empty is not written to everywhere"
+                yield Finding("state", name, message, "nondeterministic", explanation)
+            elif apart(value, again.get(name)):
+                message = f"d{name} is another at a second call on the same values"
+                with _same_randomness():
+                    once = self.gradients(call)[name].clone()
+                with _same_randomness():
+                    twice = self.gradients(call)[name]
+                if apart(once, twice):
+                    explanation = "something is kept between calls"
+                    yield Finding("repeat", name, message, "state", explanation)
+                else:
+                    explanation = "it draws random numbers; what was drawn forward has to be kept"
+                    yield Finding("repeat", name, message, "nondeterministic", explanation)
+            elif apart(value, poisoned.get(name)):
+                message = f"d{name} is another at a later call on the same values"
+                yield Finding("repeat", name, message, "state", "something is kept between calls")
+
+    def _global_randomness(self, call: Call) -> Iterator[Finding]:
+        """Drawing is no harm, as a sum in random order may, but seeding is: of all that follows."""
+        states = []
+        for seed in (2**31 - 1, 2**31 - 19):
+            with _same_randomness(seed):
+                self.gradients(call)
+                states.append(_random_states())
+        for (whose, one), other in zip(states[0].items(), states[1].values(), strict=True):
+            if one == other:
+                message = f"{self.backward} seeds {whose} global random generator"
+                explanation = "what others draw is the same each time: use a generator of its own"
+                yield Finding("state", None, message, "state", explanation)
+
+    def _linearity(
+        self, case: Case, call: Call, judge: Judge, values: Mapping[str, Tensor]
+    ) -> Iterator[Finding]:
+        """Where autograd sees linearity, so does the value; it shows here with its own name."""
+        if case.family in ("values", "precisions"):  # where twice as much may be too much
+            return
+        doubled = {name: u * 2 for name, u in call.upstreams.items()}
+        for name, twice in self.gradients(call, doubled).items():
+            if name not in values or not isinstance(twice, Tensor):
+                continue
+            once, half, value = values[name].double(), twice.double() / 2, judge.expected[name]
+            fits = value.abs() * 4 <= torch.finfo(values[name].dtype).max
+            fits &= once.isfinite() & half.isfinite()
+            apart = fits & ((half - once).abs() > 2e-2 * once.abs())
+            if not apart.any():
+                continue  # what is less, or not finite, shows in the values
+            halved = torch.where(apart, twice / 2, values[name])
+            if self._wrong(judge, name, values[name]) or self._wrong(judge, name, halved):
+                message = f"d{name} of twice the upstream is not twice d{name}"
+                same = torch.equal(twice, values[name]) and case.variation is None
+                explanation = (
+                    "the upstream makes no difference to it"
+                    if same
+                    else f"d{name} has to be proportional to the upstream"
+                )
+                mistake = "upstream-ignored" if same else "upstream-collapsed"
+                yield Finding("linearity", name, message, mistake, explanation)
+
+    def _values(self, call: Call, judge: Judge, values: Mapping[str, Tensor]) -> Iterator[Finding]:
+        verdicts = judge.verdicts(values)
+        if any(verdict.wrong.any() for verdict in verdicts.values()):
+            verdicts = self._allowing_for_kept(call, judge, values, verdicts)
+        agreeing = [f"d{name}" for name, verdict in verdicts.items() if not verdict.wrong.any()]
+        for name, verdict in verdicts.items():
+            value, gradient = judge.expected[name], values[name]
+            self._note(judge, name, gradient, verdict.kinks)
+            if not verdict.wrong.any():
+                continue
+            if name in self.disputed:  # either judge may be right
+                other = Differences(self.reference or self.pair, call.arguments, call.upstreams)
+                if not self._wrong(other, name, gradient):
+                    continue
+            error = (gradient.double() - value).abs().nan_to_num(torch.inf)
+            at = _worst(torch.where(verdict.wrong, error, -1))
+            came, right = _numbers(gradient[at], value[at])
+            message = f"d{name}{_index(at)} is {came}, "
+            if value[at].isnan():
+                message = f"d{name} along some direction is not what "
+                message += f"{judge.source} say{'s' * (judge.source == 'autograd')}"
+            else:
+                says = "says" if judge.source == "autograd" else "say"
+                message += f"{judge.source} {says} {right}"
+            if agreeing:
+                message += f"; {' and '.join(agreeing)} {'agree' if agreeing[1:] else 'agrees'}"
+            yield Finding("value", name, message)
+
+    def _allowing_for_kept(
+        self,
+        call: Call,
+        judge: Judge,
+        values: Mapping[str, Tensor],
+        verdicts: dict[str, Verdict],
+    ) -> dict[str, Verdict]:
+        """What was kept was rounded before the backward got it, which no formula can undo."""
+        moved = self._moved_by_rounding_of_kept(call)
+        for name, by in moved.items():
+            if name in verdicts and verdicts[name].wrong.any():
+                error = (values[name].double() - judge.expected[name]).abs()
+                eps = torch.finfo(values[name].dtype).eps
+                beyond = verdicts[name].wrong & ~(error <= KEPT_ROUNDINGS * eps * by)
+                verdicts[name] = verdicts[name]._replace(wrong=beyond)
+        return verdicts
+
+    def _moved_by_rounding_of_kept(self, call: Call) -> Leaves:
+        """How far each entry moves, per eps, as the kept values do, all worked out in float64."""
+        kept = [f for f in call.fields if f in self.pair.saved and takes_gradient(call.fields[f])]
+        if not kept or hasattr(self.pair.forward, "__wrapped__"):
+            return {}
+        size = 2.0**-30
+        moved: Leaves = {}
+        generator = torch.Generator().manual_seed(0)
+        try:
+            arguments = {n: as_dtype(v, torch.float64) for n, v in call.arguments.items()}
+            upstreams = {name: u.double() for name, u in call.upstreams.items()}
+            with torch.no_grad():
+                result = self.pair.call(arguments)
+            exact = Call(arguments, result, self.pair.fields(result), upstreams)
+            here = self.gradients(exact)
+            for _ in range(4):
+                noisy = {
+                    f: exact.fields[f] * (1 + size * _signs(exact.fields[f], generator))
+                    for f in kept
+                }
+                again = noisy["out"] if isinstance(result, Tensor) else result._replace(**noisy)
+                for name, gradient in self.gradients(exact._replace(result=again)).items():
+                    by = ((gradient - here[name]).abs() / size).double().nan_to_num(0)
+                    moved[name] = torch.maximum(moved.get(name, by), by)
+        except Exception:  # not in float64, or None for a gradient
+            return {}
+        return moved
+
+    def _note(self, judge: Judge, name: str, gradient: Tensor, kinks: Tensor) -> None:
+        """Remember a kink, and that this leaf was judged: that zeros would have been wrong."""
+        value = judge.expected[name]
+        if kinks.any() and name not in self.notes:
+            at = _worst(kinks.double())
+            least, most = (bound[at] for bound in judge.interval(name))
+            self.notes[name] = (
+                f"kink: d{name}{_index(at)} got {_number(gradient[at])}, allowed "
+                f"[{_number(least)}, {_number(most)}], {judge.source} "
+                f"{'says' if judge.source == 'autograd' else 'say'} {_number(value[at])}"
+            )
+        if name not in self.judged and value.numel():
+            allowed = judge.allowed(name, gradient.dtype)
+            tiny = underflow(gradient.dtype)
+            proves = (value.abs() > allowed) | ((value == 0) & (allowed <= 2 * tiny))
+            if (proves & value.isfinite()).any():
+                self.judged.add(name)
+
+    def _wrong(self, judge: Judge, name: str, gradient: Tensor) -> bool:
+        return bool(judge.verdicts({name: gradient})[name].wrong.any())
+
+
+_SURROUNDINGS: Mapping[str, tuple[Callable[[], Any], Callable[[Any], Any]]] = {
+    "the default dtype": (torch.get_default_dtype, torch.set_default_dtype),
+    "the gradient mode": (torch.is_grad_enabled, torch._C._set_grad_enabled),
+    "the number of threads": (torch.get_num_threads, torch.set_num_threads),
+    "the deterministic mode": (
+        torch.are_deterministic_algorithms_enabled,
+        torch._C._set_deterministic_algorithms,
+    ),
+}
+"""Global state, and how it is read and set."""
+_LACKING = ("not implemented", "support")  # as torch says it, and who writes a kernel
+_SLOTS = "each input has one place in what is returned, in the forward's order; a sequence a tuple"
+LATER = "something is kept between calls"
+OTHERS = "it depends on something else than its arguments"
+_COPY = "whoever writes to the one changes the other: return a copy"
+_LAYOUT = "the numbers are right where the memory is contiguous: read them through their strides"
+
+
+def apart(one: Any, other: Any) -> bool:
+    """Whether two gradients of the same call differ by more than the order of summation."""
+    if not isinstance(one, Tensor) or not isinstance(other, Tensor):
+        return one is not other
+    if _same_bytes(one, other):
+        return False
+    finite = one.isfinite()
+    if one.shape != other.shape or not torch.equal(finite, other.isfinite()):
+        return True
+    difference = (one.double() - other.double())[finite].abs()
+    allowed = ALLOWED_APART * torch.finfo(one.dtype).eps * one.double()[finite].abs()
+    return bool((difference > allowed.amax()).any()) if difference.numel() else False
+
+
+def contiguous(case: Case) -> Case:
+    """The same numbers laid out contiguously."""
+
+    def plain(upstream: Tensor) -> Tensor:
+        return (case.change(upstream) if case.change else upstream).contiguous()
+
+    arguments = {
+        name: value.contiguous() if isinstance(value, Tensor) else value
+        for name, value in case.arguments.items()
+    }
+    return replace(case, family="contiguous", arguments=arguments, change=plain)
+
+
+def _own(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Copies of the tensors, in the same layouts; what is the same tensor twice stays so."""
+    copies: dict[int, Tensor] = {}
+
+    def copy(value: Any) -> Any:
+        if isinstance(value, list) or any(isinstance(v, Tensor) for v in _parts_of(value)):
+            return type(value)([copy(v) for v in value])
+        if not isinstance(value, Tensor):
+            return value
+        if id(value) not in copies:
+            copies[id(value)] = _copy(value.detach())
+        return copies[id(value)]
+
+    return {name: copy(value) for name, value in arguments.items()}
+
+
+def _copy(x: Tensor) -> Tensor:
+    if x.layout != torch.strided:
+        return x.clone()
+    if 0 in x.stride() and x.numel():  # repeats its elements: so does the copy
+        once = x[tuple(slice(1) if stride == 0 else slice(None) for stride in x.stride())]
+        return torch.empty(once.shape, dtype=x.dtype, device=x.device).copy_(once).expand(x.shape)
+    offset, span = (
+        x.storage_offset(),
+        sum((n - 1) * step for n, step in zip(x.shape, x.stride(), strict=True)),
+    )
+    buffer = x.new_full((offset + span + 1 if x.numel() else offset,), 7)
+    return buffer.as_strided(x.shape, x.stride(), offset).copy_(x)
+
+
+def _changed(given: Mapping[str, Any], before: Mapping[str, Any]) -> list[str]:
+    return [name for name, value in given.items() if not _unchanged(value, before[name])]
+
+
+def _unchanged(value: Any, before: Any) -> bool:
+    if isinstance(value, Tensor):
+        return _same_bytes(value, before)
+    if isinstance(value, (tuple, list)):
+        return len(value) == len(before) and all(map(_unchanged, value, before))
+    return value is before
+
+
+def _parts_of(value: Any) -> tuple[Any, ...]:
+    """What a sequence holds that may be or hold tensors."""
+    return tuple(value) if isinstance(value, (tuple, list)) else ()
+
+
+def _same_shape(x: Any, y: Tensor) -> bool:
+    return isinstance(x, Tensor) and x.shape == y.shape
+
+
+def _same_bytes(x: Tensor, y: Tensor) -> bool:
+    """Equal in every bit, nan and the sign of zero included."""
+    if x.shape != y.shape or x.dtype != y.dtype:
+        return False
+    if not x.numel():
+        return True
+    x, y = (torch.empty_like(t, memory_format=torch.contiguous_format).copy_(t) for t in (x, y))
+    return torch.equal(x.view(-1).view(torch.uint8), y.view(-1).view(torch.uint8))
+
+
+def _memory(x: Tensor) -> int:
+    """Where a tensor's numbers are; 0 for one that has none of its own, as autograd's zeros."""
+    if x.layout != torch.strided or x._is_zerotensor():
+        return 0
+    return x.untyped_storage().data_ptr()
+
+
+@contextmanager
+def _uninitialised_is_nan() -> Iterator[None]:
+    """``torch.empty`` and its like give nan, so that what reads them shows."""
+    was = torch.are_deterministic_algorithms_enabled()
+    warns = torch.is_deterministic_algorithms_warn_only_enabled()
+    # What torch.use_deterministic_algorithms calls, after two seconds of importing the compiler.
+    switch = torch._C._set_deterministic_algorithms
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        switch(True, warn_only=True)
+        try:
+            yield
+        finally:
+            switch(was, warn_only=warns)
+
+
+@contextmanager
+def _same_randomness(seed: int = 0) -> Iterator[None]:
+    """The same random numbers each time, and the caller's stream left as it was."""
+    numpy = sys.modules.get("numpy")
+    python, of_numpy = random.getstate(), numpy and numpy.random.get_state()
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        random.seed(seed)
+        if numpy:
+            numpy.random.seed(seed)
+        try:
+            yield
+        finally:
+            random.setstate(python)
+            if numpy:
+                numpy.random.set_state(of_numpy)
+
+
+def _random_states() -> dict[str, Any]:
+    numpy = sys.modules.get("numpy")
+    states = {"torch's": torch.get_rng_state().tolist(), "Python's": random.getstate()}
+    return states | ({"numpy's": str(numpy.random.get_state())} if numpy else {})
+
+
+def dense(gradient: Any) -> Any:
+    strided = not isinstance(gradient, Tensor) or gradient.layout == torch.strided
+    return gradient if strided else gradient.to_dense()
+
+
+def _worst(error: Tensor) -> tuple[int, ...]:
+    return tuple(int(i) for i in torch.unravel_index(error.argmax(), error.shape))
+
+
+def _index(at: tuple[int, ...]) -> str:
+    return str(list(at)) if at else ""
+
+
+def _signs(x: Tensor, generator: torch.Generator) -> Tensor:
+    return (torch.randint(0, 2, x.shape, generator=generator) * 2.0 - 1).to(x.device, x.dtype)
+
+
+def _numbers(x: Tensor, y: Tensor) -> tuple[str, str]:
+    """Two numbers with as many digits as it takes to tell them apart."""
+    pairs = ((f"{x.item():.{digits}g}", f"{y.item():.{digits}g}") for digits in range(6, 18))
+    return next((pair for pair in pairs if pair[0] != pair[1]), (_number(x), _number(y)))
+
+
+def _number(x: Tensor) -> str:
+    return f"{x.item():.6g}"
+
+
+def type_name(value: object) -> str:
+    return type(value).__name__
+
+
+def first_line(error: Exception) -> str:
+    return (str(error).strip() or "no message").splitlines()[0]

@@ -1,0 +1,168 @@
+"""Batch normalization, in training and with given statistics."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from backprop_ops.ops import _large as memory
+from backprop_ops.ops import _refuse as refuse
+from backprop_ops.ops._precision import cast, wide
+from backprop_ops.pair import Gradient, Kept
+
+
+class BatchNorm(NamedTuple):
+    """What `batchnorm` returns. What it keeps is in float32 for bfloat16 and float16."""
+
+    out: Tensor
+    mean: Kept  # (1, c, 1…), for running statistics
+    var: Kept  # (1, c, 1…), for running statistics
+    xhat: Kept  # as x
+    inv_std: Kept  # (1, c, 1…)
+
+
+def batchnorm(
+    x: Tensor,
+    gain: Tensor | None,
+    bias: Tensor | None,
+    *,
+    eps: float = 1e-5,
+    correction: int = 1,
+) -> BatchNorm:
+    """out = gain · x̂ + bias, x̂ = (x - mean) / √(var + eps), var = Σ (x - mean)² / (n - correction)
+
+    x (n, c) or (n, c, …), normalized over all dimensions but the second, whose sizes make n here;
+    gain and bias (c) or (1, c), both the same, or None, both; out as x. correction=1 is the
+    lecture's variance (Bessel's correction), correction=0 the paper's. PyTorch normalizes with the
+    one and keeps the other for its running variance: see `update_running_statistics`.
+    The formula is from Ioffe and Szegedy, "Batch Normalization", 2015, algorithm 1. The variance
+    is taken of x - mean, since E[x²] - E[x]² loses all digits where the mean is large, and so that
+    x̂ keeps its own there, the mean is taken twice.
+    """
+    refuse.batchnorm(x, gain, bias, eps, correction)
+    n = _count(x)
+    rows = wide(x)
+    rounded = _channel_sums(rows) / n
+    centered = rows - rounded
+    left = _channel_sums(centered) / n  # what rounding left of the mean
+    mean, centered = rounded + left, centered.sub_(left)
+    var = _channel_sums(centered, centered) / (n - correction)
+    inv_std = (var + eps).rsqrt()
+    # Beyond the cache in place, unless autograd still needs the differences.
+    own = memory.in_cache(x) or centered.requires_grad
+    xhat = centered * inv_std if own else centered.mul_(inv_std)
+    return BatchNorm(cast(_affine(xhat, gain, bias), x.dtype), mean, var, xhat, inv_std)
+
+
+def batchnorm_backward(
+    dout: Tensor, gain: Tensor | None, xhat: Tensor, inv_std: Tensor, *, correction: int = 1
+) -> tuple[Tensor, Gradient, Gradient]:
+    """dx = gain / √(var + eps) · (dout - dbias / n - x̂ · dgain / (n - correction))
+
+    with dgain = Σ dout · x̂ and dbias = Σ dout. x reaches the output directly, through the mean
+    (second term) and through the variance (third term). Where the arrays are larger than the cache,
+    the bracket is multiplied out, so that dx is one array, made in one pass, finished in a second.
+    """
+    n = _count(xhat)
+    scale = inv_std if gain is None else _per_channel(gain, xhat.dim()) * inv_std
+    sum_d, sum_dxhat = _channel_sums(dout, gain=gain), _channel_sums(dout, xhat, gain=gain)
+    if memory.in_cache(dout):
+        without_var = torch.addcmul(dout, xhat, sum_dxhat, value=-1 / (n - correction))
+        dx = cast(scale * without_var.sub_(sum_d, alpha=1 / n), dout.dtype)
+    else:
+        without_var = torch.addcmul(scale * sum_d * (-1 / n), dout, scale)
+        through_var = scale * sum_dxhat * (-1 / (n - correction))
+        dx = cast(without_var.addcmul_(xhat, through_var), dout.dtype)
+    dgain, dbias = _as_gain(gain, sum_dxhat), _as_gain(gain, sum_d)
+    return dx, dgain, dbias
+
+
+def batchnorm_inference(
+    x: Tensor,
+    gain: Tensor | None,
+    bias: Tensor | None,
+    *,
+    mean: Tensor,
+    var: Tensor,
+    eps: float = 1e-5,
+) -> Tensor:
+    """out = gain · x̂ + bias, x̂ = (x - mean) / √(var + eps), mean and var given
+
+    x, gain and bias as in `batchnorm`; mean and var (c) or (1, c), calibrated or running
+    statistics, constants.
+    """
+    refuse.batchnorm_inference(x, gain, bias, mean, var, eps)
+    rank = x.dim()
+    xhat = (x - _per_channel(mean, rank)) * (_per_channel(var, rank) + eps).rsqrt()
+    return _affine(xhat, gain, bias).to(x.dtype)
+
+
+def batchnorm_inference_backward(
+    dout: Tensor,
+    x: Tensor,
+    gain: Tensor | None,
+    *,
+    mean: Tensor,
+    var: Tensor,
+    eps: float = 1e-5,
+) -> tuple[Tensor, Gradient, Gradient]:
+    """dx = dout · gain / √(var + eps), dgain = Σ dout · x̂, dbias = Σ dout"""
+    rank = x.dim()
+    inv_std = (_per_channel(var, rank) + eps).rsqrt()
+    xhat = (x - _per_channel(mean, rank)) * inv_std
+    scale = inv_std if gain is None else _per_channel(gain, rank) * inv_std
+    dx = cast(dout * scale, x.dtype)
+    dgain = _as_gain(gain, _channel_sums(dout, xhat))
+    dbias = _as_gain(gain, _channel_sums(dout))
+    return dx, dgain, dbias
+
+
+def _count(x: Tensor) -> int:
+    """How many numbers are normalized together."""
+    return x.shape[:1].numel() * x.shape[2:].numel()
+
+
+def _channel_sums(a: Tensor, b: Tensor | None = None, *, gain: Tensor | None = None) -> Tensor:
+    """Σ a, or Σ a · b, over all dimensions but the second: (1, c, 1…), or gain's (c) beside (n, c).
+
+    What is larger than the cache is added up by blocks of rows in a buffer of one block, so that no
+    product is written to memory.
+    """
+    dims = (0, *range(2, a.dim()))
+    keepdim = len(dims) > 1 or gain is None or gain.dim() > 1
+    if memory.in_cache(a):
+        return (wide(a) if b is None else a * b).sum(dims, keepdim=keepdim)
+    count = math.ceil(a.numel() / memory.CACHED)
+    if b is None:
+        first, *others = a.chunk(count)
+        buffer = wide(first).clone()
+        for block in others:
+            buffer[: len(block)].add_(block)
+    else:
+        (first, second), *pairs = zip(a.chunk(count), b.chunk(count), strict=True)
+        buffer = first * second
+        for block, other in pairs:
+            buffer[: len(block)].addcmul_(block, other)
+    return buffer.sum(dims, keepdim=keepdim)
+
+
+def _per_channel(numbers: Tensor, rank: int) -> Tensor:
+    """(c) or (1, c) as (1, c, 1…), which broadcasts along the channels."""
+    return wide(numbers) if rank == 2 else wide(numbers).reshape([1, -1, *[1] * (rank - 2)])
+
+
+def _as_gain(gain: Tensor | None, sums: Tensor) -> Gradient:
+    """``sums`` (1, c, 1…) as the gradient of gain or bias, None without them."""
+    if gain is None:
+        return None
+    return cast(sums if sums.shape == gain.shape else sums.view_as(gain), gain.dtype)
+
+
+def _affine(xhat: Tensor, gain: Tensor | None, bias: Tensor | None) -> Tensor:
+    if gain is None or bias is None:
+        return xhat
+    rank = xhat.dim()
+    return torch.addcmul(_per_channel(bias, rank), _per_channel(gain, rank), xhat)

@@ -1,0 +1,49 @@
+"""`check` against torch's own operators: autograd passes, and autograd with one change does not."""
+
+from __future__ import annotations
+
+import pytest
+
+# What torch's description of its operators imports.
+pytest.importorskip("numpy", reason="torch's samples of its operators need numpy")
+pytest.importorskip("expecttest", reason="torch's samples of its operators need expecttest")
+
+from tests.against_torch import opinfo
+
+VARIED = (
+    "abs",
+    "nn.functional.softplus",
+    "amax",
+    "median",
+    "cumprod",
+    "index_select",
+    "take_along_dim",
+    "linalg.solve",
+    "linalg.vector_norm",
+    "nn.functional.max_pool2d",
+)
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """The operators' names take torch seconds: they are asked for where they are wanted alone."""
+    if metafunc.function is test_every_operator:
+        wanted = metafunc.config.option.markexpr != "not thorough"
+        metafunc.parametrize("op", opinfo.names() if wanted else [])
+
+
+@pytest.mark.parametrize("op", VARIED)
+def test_varied_operators(op: str) -> None:
+    assert_judged(op)
+
+
+@pytest.mark.thorough
+def test_every_operator(op: str) -> None:
+    assert_judged(op)
+
+
+def assert_judged(op: str) -> None:
+    verdict = opinfo.judge(op)
+    if verdict.left_out is not None:
+        pytest.skip(verdict.left_out)
+    assert not verdict.unexplained
+    assert not verdict.missed

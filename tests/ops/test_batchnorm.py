@@ -1,0 +1,170 @@
+"""Samples and bad inputs of batch normalization; fused against atomic and torch."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F  # noqa: N812  # torch's own name for it
+from torch import Tensor, ones
+
+from backprop_ops import (
+    batchnorm,
+    batchnorm_backward,
+    batchnorm_inference,
+    batchnorm_inference_backward,
+    update_running_statistics,
+)
+from tests.support.samples import bad, positive, real, sample
+
+ROWS = {"n": 3}
+
+SAMPLES = {
+    "batchnorm": [
+        sample(real("n c"), real("1 c"), real("1 c"), least=ROWS),
+        sample(real("n c"), real("c"), real("c"), correction=0, least=ROWS),
+        sample(real("n c"), real("c"), real("c"), eps=0.1, least=ROWS),
+        sample(real("n c"), None, None, least=ROWS),
+        sample(real("n c d"), real("c"), real("c"), least=ROWS),
+        sample(real("n c d t"), real("1 c"), real("1 c"), correction=0, least=ROWS),
+    ],
+    "batchnorm_inference": [
+        sample(real("n c"), real("1 c"), real("1 c"), mean=real("1 c"), var=positive("1 c")),
+        sample(real("n c"), real("c"), real("c"), mean=real("c"), var=positive("c"), eps=0.1),
+        sample(real("n c"), real("1 c"), real("1 c"), mean=real("c"), var=positive("c")),
+        sample(real("n c"), real("c"), real("c"), mean=real("1 c"), var=positive("1 c")),
+        sample(real("n c d"), None, None, mean=real("c"), var=positive("c")),
+        sample(real("n c d t"), real("c"), real("c"), mean=real("c"), var=positive("c")),
+    ],
+}
+
+X, C = ones(4, 3), ones(3)
+
+BOTH = [
+    (TypeError, "x must be a Tensor, came list", ([1.0], C, C), {}),
+    (TypeError, "x must be a floating Tensor", (X.long(), C, C), {}),
+    (TypeError, "gain must have the dtype of x", (X, C.double(), C), {}),
+    (ValueError, "x must be of shape (n, c) or (n, c, …), came (4,)", (ones(4), C, C), {}),
+    (ValueError, "gain must be of shape (3,) or (1, 3), came (4,)", (X, ones(4), ones(4)), {}),
+    (ValueError, "bias must have the shape of gain, (3,), came (1, 3)", (X, C, ones(1, 3)), {}),
+    (ValueError, "eps must be a finite number of 0 or more, came -1", (X, C, C), {"eps": -1}),
+    (TypeError, "eps must be a number, came str", (X, C, C), {"eps": "1"}),
+]
+
+BAD_INPUTS = {
+    "batchnorm": [
+        *(bad(error, message, *args, **options) for error, message, args, options in BOTH),
+        bad(ValueError, "x must have more than 1 row(s), came 1", X[:1], C, C),
+        bad(ValueError, "x must have more than 1 row(s), came 1", X[:1], C, C, correction=0),
+        bad(ValueError, "x must have more than 4 row(s), came 4", X, C, C, correction=4),
+        bad(ValueError, "eps must be above 0, came 0", X, C, C, eps=0),
+        bad(ValueError, "eps must be above 0, came 1e-50", X, C, C, eps=1e-50),
+        bad(TypeError, "must both be given or both be None, came bias alone", X, None, C),
+        bad(TypeError, "must both be given or both be None, came gain alone", X, C, None),
+        bad(ValueError, "correction must be 0 or more, came -1", X, C, C, correction=-1),
+        bad(TypeError, "correction must be an integer, came float 1.0", X, C, C, correction=1.0),
+    ],
+    "batchnorm_inference": [
+        *(
+            bad(error, message, *args, mean=C, var=C, **options)
+            for error, message, args, options in BOTH
+        ),
+        bad(ValueError, "mean must be of shape (3,) or (1, 3)", X, C, C, mean=ones(4), var=C),
+        bad(TypeError, "var must be a Tensor, came list", X, C, C, mean=C, var=[1.0]),
+        bad(TypeError, "var must have the dtype of x", X, C, C, mean=C, var=C.double()),
+    ],
+}
+
+
+@pytest.fixture
+def batch() -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    x, dout = torch.randn(2, 32, 64, generator=generator)
+    gain, bias = torch.randn(2, 64, generator=generator)
+    return x, gain, bias, dout / 32
+
+
+def test_paper_variance_is_torchs(batch: tuple[Tensor, ...]) -> None:
+    x, gain, bias, dout = batch
+    leaves = [tensor.clone().requires_grad_() for tensor in (x, gain, bias)]
+    expected = F.batch_norm(leaves[0], None, None, leaves[1], leaves[2], training=True)
+    result = batchnorm(x, gain, bias, correction=0)
+    torch.testing.assert_close(result.out, expected)
+    gradients = batchnorm_backward(dout, gain, result.xhat, result.inv_std, correction=0)
+    for gradient, reference in zip(
+        gradients, torch.autograd.grad(expected, leaves, dout), strict=True
+    ):
+        torch.testing.assert_close(gradient, reference)
+
+
+def test_corrected_variance_is_the_lectures(batch: tuple[Tensor, ...]) -> None:
+    """To the numbers of the lecture: the gradient to about 9e-10."""
+    x, gain, bias, dout = batch
+    leaf = x.clone().requires_grad_()
+    hpreact = gain * (leaf - leaf.mean(0)) / torch.sqrt(leaf.var(0) + 1e-5) + bias
+    (expected,) = torch.autograd.grad(hpreact, leaf, dout / 10)
+    result = batchnorm(x, gain, bias)
+    dx, _, _ = batchnorm_backward(dout / 10, gain, result.xhat, result.inv_std)
+    assert (result.out - hpreact).abs().max() <= 2e-6
+    assert (dx - expected).abs().max() <= 4e-9
+
+
+def test_inference_is_torchs(batch: tuple[Tensor, ...]) -> None:
+    x, gain, bias, dout = batch
+    mean, var = x.mean(0), x.var(0)
+    leaves = [tensor.clone().requires_grad_() for tensor in (x, gain, bias)]
+    expected = F.batch_norm(leaves[0], mean, var, leaves[1], leaves[2])
+    torch.testing.assert_close(batchnorm_inference(x, gain, bias, mean=mean, var=var), expected)
+    gradients = batchnorm_inference_backward(dout, x, gain, mean=mean, var=var)
+    for gradient, reference in zip(
+        gradients, torch.autograd.grad(expected, leaves, dout), strict=True
+    ):
+        torch.testing.assert_close(gradient, reference)
+
+
+@pytest.mark.parametrize("correction", [0, 1])
+def test_statistics_are_those_of_the_batch(batch: tuple[Tensor, ...], correction: int) -> None:
+    x, gain, bias, _ = batch
+    result = batchnorm(x, gain, bias, correction=correction)
+    torch.testing.assert_close(result.mean, x.mean(0, keepdim=True))
+    torch.testing.assert_close(result.var, x.var(0, correction=correction, keepdim=True))
+
+
+def test_squares_that_overflow_float16() -> None:
+    x = torch.tensor([[-300.0], [0.0], [300.0]], dtype=torch.float16)
+    one = ones(1, dtype=torch.float16)
+    assert batchnorm(x, one, one).out.isfinite().all()
+
+
+@pytest.mark.parametrize("shape", [(8, 3), (8, 3, 4), (2, 3, 4, 5)], ids=str)
+@pytest.mark.parametrize("correction", [0, 1])
+def test_running_statistics_are_torchs(shape: tuple[int, ...], correction: int) -> None:
+    """Bessel's variance runs, whichever one normalized the batch; and nothing is written."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(shape, generator=generator)
+    mean, var = torch.randn(3, generator=generator), torch.rand(3, generator=generator)
+    theirs = mean.clone(), var.clone()
+    F.batch_norm(x, *theirs, training=True, momentum=0.3)
+    batch = batchnorm(x, None, None, correction=correction)
+    ours = update_running_statistics(mean, var, batch, momentum=0.3, correction=correction)
+    for given, updated, expected in zip((mean, var), ours, theirs, strict=True):
+        torch.testing.assert_close(updated, expected)
+        assert not torch.equal(given, updated)
+
+
+def test_bad_running_statistics() -> None:
+    batch = batchnorm(X, C, C)
+    with pytest.raises(ValueError, match=r"running_mean must be of shape \(3,\) or \(1, 3\)"):
+        update_running_statistics(ones(4), C, batch)
+    with pytest.raises(TypeError, match="running_var must be a floating Tensor"):
+        update_running_statistics(C, C.long(), batch)
+    with pytest.raises(TypeError, match="momentum must be a number, came NoneType"):
+        update_running_statistics(C, C, batch, momentum=None)
+
+
+def test_a_large_mean_costs_no_digits() -> None:
+    """Where the spread is a millionth of the mean, and a mean rounded once is off by as much."""
+    generator = torch.Generator().manual_seed(0)
+    x = 1e4 + torch.randn(64, 3, generator=generator)
+    result = batchnorm(x, None, None, correction=0)
+    exact = batchnorm(x.double(), None, None, correction=0)
+    torch.testing.assert_close(result.out.double(), exact.out, rtol=1e-6, atol=1e-6)

@@ -1,0 +1,182 @@
+"""Every pair of the library on its samples, by `check`.
+
+The samples stand beside the op's name in ``tests/ops/test_<family>.py``.
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import inspect
+import sys
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from backprop_ops import Pair, check, pairs
+from backprop_ops.ops import _large as memory
+from tests.support.samples import Bad, Drawing, Sample, drawings
+
+
+def beside_the_ops(attribute: str) -> list[Any]:
+    """The entries of every ``tests/ops/test_<family>.py``, as parameters with the pair's name."""
+    parameters = []
+    for name, pair in pairs.items():
+        family = pair.forward.__module__.rpartition(".")[2]
+        entries = getattr(importlib.import_module(f"tests.ops.test_{family}"), attribute)
+        if not entries.get(name):
+            raise LookupError(f"tests/ops/test_{family}.py: {attribute} has nothing for {name!r}")
+        parameters += [
+            pytest.param(pair, entry, id=f"{name}-{i}" if i else name)
+            for i, entry in enumerate(entries[name])
+        ]
+    return parameters
+
+
+SAMPLES = beside_the_ops("SAMPLES")
+BAD_INPUTS = beside_the_ops("BAD_INPUTS")
+THOROUGH = pytest.mark.thorough
+
+
+# The first of each pair in a plain run, since `check` makes many cases of each.
+FIRST_PLAIN = [
+    s if s.id in pairs else pytest.param(*s.values, id=s.id, marks=THOROUGH) for s in SAMPLES
+]
+
+
+@pytest.mark.parametrize(("pair", "sample"), FIRST_PLAIN)
+def test_sample(pair: Pair, sample: Sample, device: str) -> None:
+    """In float32, with the lecture's rows; `check` goes on to float64 and the halves by itself."""
+    args, options = Drawing(torch.float32, device=device).call(sample)
+    report = check(pair.forward, pair.backward, args, options, seed=0)
+    assert report, str(report)
+    assert all(row.approximate for row in report.comparisons), str(report)
+
+
+@pytest.mark.parametrize(
+    ("pair", "sample"),
+    [s for s in FIRST_PLAIN if hasattr(sys.modules[s.values[0].forward.__module__], "memory")],
+)
+def test_beyond_the_cache(
+    pair: Pair, sample: Sample, monkeypatch: pytest.MonkeyPatch, device: str
+) -> None:
+    """What large arrays go through, with a cache of two elements."""
+    monkeypatch.setattr(memory, "CACHED", 2)
+    args, options = Drawing(torch.float32, device=device).call(sample)
+    report = check(pair.forward, pair.backward, args, options, seed=0)
+    assert report, str(report)
+
+
+@pytest.mark.parametrize("cached", [memory.CACHED, 2])
+@pytest.mark.parametrize(("pair", "sample"), SAMPLES)
+def test_vmap(pair: Pair, sample: Sample, cached: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With three of one argument, or of the upstream, and one of all others, as in a loop."""
+    monkeypatch.setattr(memory, "CACHED", cached)
+    args, options = Drawing(torch.float64).call(sample)
+    fields = pair.fields(pair.forward(*args, **options))
+    upstreams = {name: torch.randn_like(fields[name]) for name in pair.outputs}
+    arguments = [*args, *upstreams.values()]
+
+    def gradients(*arguments: Any) -> tuple[Tensor, ...]:
+        inputs, douts = arguments[: len(args)], arguments[len(args) :]
+        result = pair.forward(*inputs, **options)
+        named = dict(zip(upstreams, douts, strict=True))
+        made = pair.gradients(pair.arguments(inputs, options), result, named)
+        return tuple(g for g in made.values() if g is not None)
+
+    for place, argument in enumerate(arguments):
+        if not isinstance(argument, Tensor):
+            continue
+        three = torch.stack([argument, argument.flip(0) if argument.dim() else argument, argument])
+        in_dims = [0 if i == place else None for i in range(len(arguments))]
+        batched = torch.func.vmap(gradients, tuple(in_dims))(
+            *arguments[:place], three, *arguments[place + 1 :]
+        )
+        looped = [gradients(*arguments[:place], a, *arguments[place + 1 :]) for a in three]
+        torch.testing.assert_close(batched, tuple(map(torch.stack, zip(*looped, strict=True))))
+
+
+@pytest.mark.parametrize("cached", [memory.CACHED, 2])
+@pytest.mark.parametrize("name", ["batchnorm", "cross_entropy"])
+def test_autograd_of_the_forward_under_vmap(
+    name: str, cached: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Autograd finds what one call at a time does: nothing that it needs was written over.
+
+    In the first row of logits the probabilities of the two largest are equal by rounding.
+    """
+    monkeypatch.setattr(memory, "CACHED", cached)
+    pair = pairs[name]
+    several = torch.randn(3, 4, 3, dtype=torch.float64)
+    several[0, 0] = torch.tensor([0.0, 1e-17, 1e-18])
+    others = {
+        "batchnorm": torch.randn(2, 3).double(),
+        "cross_entropy": [torch.tensor([0, 1, 2, 1])],
+    }
+
+    def loss(x: Tensor) -> Tensor:
+        return pair.forward(x, *others[name]).out.pow(3).sum()
+
+    expected = torch.stack([torch.func.grad(loss)(x) for x in several])
+    found = torch.func.grad(lambda x: torch.func.vmap(loss)(x).sum())(several)
+    torch.testing.assert_close(found, expected)
+    leaf = several[0].clone().requires_grad_()
+    torch.testing.assert_close(torch.autograd.grad(loss(leaf), leaf)[0], expected[0])
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize(("pair", "sample"), SAMPLES)
+@settings(max_examples=5)
+@given(data=st.data())
+def test_drawn(pair: Pair, sample: Sample, data: st.DataObject) -> None:
+    """Other shapes, broadcasting ones too, other values, layouts and precisions."""
+    dtypes = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+    args, options = data.draw(drawings(sample, dtypes)).call(sample)
+    fields = pair.fields(pair.forward(*args, **options))
+    assume(all(fields[output].isfinite().all() for output in pair.outputs))
+    report = check(pair.forward, pair.backward, args, options, seed=0)
+    assert not report.failures, str(report)
+
+
+@pytest.mark.parametrize(("pair", "sample"), SAMPLES)
+def test_stays_on_the_device(pair: Pair, sample: Sample) -> None:
+    """All is made where the arguments are: on `meta`, which every machine has."""
+    args, options = Drawing(torch.float32, device="meta").call(sample)
+    result = pair.forward(*args, **options)
+    fields = pair.fields(result)
+    upstreams = {name: torch.empty_like(fields[name]) for name in pair.outputs}
+    gradients = pair.gradients(pair.arguments(args, options), result, upstreams)
+    made = [*fields.values(), *(g for g in gradients.values() if g is not None)]
+    assert {tensor.device.type for tensor in made} == {"meta"}
+
+
+@pytest.mark.parametrize(("pair", "entry"), BAD_INPUTS)
+def test_bad_input(pair: Pair, entry: Bad) -> None:
+    with pytest.raises(entry.error) as raised:
+        pair.forward(*entry.args, **entry.options)
+    assert entry.message in str(raised.value)
+    assert type(raised.value) is entry.error
+
+
+@pytest.mark.parametrize("pair", [pytest.param(pair, id=name) for name, pair in pairs.items()])
+def test_conventions(pair: Pair) -> None:
+    """The order of the backward's parameters and of what it returns, read from its source."""
+    parameters = list(inspect.signature(pair.backward).parameters)
+    fields = (*pair.outputs, *pair.kept)
+    order = [*(f"d{output}" for output in pair.outputs), *pair.inputs, *fields, *pair.options]
+    assert parameters == [name for name in order if name in parameters]
+
+    (function,) = ast.parse(inspect.getsource(pair.backward)).body
+    assert isinstance(function, ast.FunctionDef)
+    last = function.body[-1]
+    assert isinstance(last, ast.Return)
+    names = last.value.elts if isinstance(last.value, ast.Tuple) else [last.value]
+    slots = [f"d{name}" for name, slotted in pair.slotted.items() if slotted]
+    assert [name.id for name in names if isinstance(name, ast.Name)] == slots
+
+    assert pair.forward.__doc__
+    assert pair.backward.__doc__
