@@ -31,6 +31,7 @@ if TYPE_CHECKING:  # the pairs by star, so that a new pair needs no line here
     from backprop_ops.ops.loss import *
     from backprop_ops.ops.reduction import *
     from backprop_ops.ops.shape import *
+    from backprop_ops.ops.softmax import *
     from backprop_ops.pair import Index as Index
     from backprop_ops.pair import Kept as Kept
     from backprop_ops.pair import Pair as Pair

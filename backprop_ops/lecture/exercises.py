@@ -20,7 +20,8 @@ from backprop_ops.lecture.network import (
     initialize,
 )
 from backprop_ops.ops.batchnorm import batchnorm, batchnorm_backward
-from backprop_ops.ops.loss import cross_entropy, cross_entropy_backward, softmax
+from backprop_ops.ops.loss import cross_entropy, cross_entropy_backward
+from backprop_ops.ops.softmax import softmax
 
 
 class Exercises(NamedTuple):

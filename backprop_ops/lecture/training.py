@@ -31,7 +31,8 @@ from backprop_ops.lecture.network import (
     initialize,
     predict,
 )
-from backprop_ops.ops.loss import cross_entropy, softmax
+from backprop_ops.ops.loss import cross_entropy
+from backprop_ops.ops.softmax import softmax
 
 SAMPLE_SEED = LECTURE_SEED + 10
 DECAY_STEP = 100_000  # from here on the learning rate is a tenth
