@@ -1,29 +1,26 @@
 """Verified pairs: pure forward functions with hand-written backwards, checked against autograd.
 
 Every pair of ``backprop_ops/ops`` is a public name here, ``tanh`` and ``tanh_backward`` alike, and
-`pairs` maps the names to them. Names are loaded on first use, so that importing the package does
-not import torch.
+so is the record that a forward returns. `pairs` maps the names of the forwards to the pairs. Names
+are loaded on first use, so that importing the package does not import torch.
 """
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:  # the pairs by star, so that a new pair needs no line here
-    from collections.abc import Callable, Mapping
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
     from backprop_ops.broadcasting import sum_to as sum_to
-    from backprop_ops.checking.checker import BackwardError as BackwardError
-    from backprop_ops.checking.checker import Failure as Failure
-    from backprop_ops.checking.checker import Report as Report
     from backprop_ops.checking.checker import assert_backward as assert_backward
     from backprop_ops.checking.checker import check as check
+    from backprop_ops.checking.report import BackwardError as BackwardError
+    from backprop_ops.checking.report import Failure as Failure
+    from backprop_ops.checking.report import Report as Report
     from backprop_ops.comparison import Comparison as Comparison
     from backprop_ops.comparison import cmp as cmp
     from backprop_ops.comparison import compare as compare
-    from backprop_ops.ops._running import update_running_statistics as update_running_statistics
     from backprop_ops.ops.batchnorm import *
     from backprop_ops.ops.elementwise import *
     from backprop_ops.ops.indexing import *
@@ -35,57 +32,55 @@ if TYPE_CHECKING:  # the pairs by star, so that a new pair needs no line here
     from backprop_ops.pair import Index as Index
     from backprop_ops.pair import Kept as Kept
     from backprop_ops.pair import Pair as Pair
+    from backprop_ops.pair import PairError as PairError
 
+    __version__: str
     pairs: Mapping[str, Pair]
 
-_HOME = {
-    "sum_to": "broadcasting",
-    "update_running_statistics": "ops._running",
-    "BackwardError": "checking.checker",
-    "Failure": "checking.checker",
-    "Report": "checking.checker",
-    "assert_backward": "checking.checker",
-    "check": "checking.checker",
-    "Comparison": "comparison",
-    "cmp": "comparison",
-    "compare": "comparison",
-    "Index": "pair",
-    "Kept": "pair",
-    "Pair": "pair",
-}
+else:  # out of a type checker's sight, so that it refuses a name that does not exist
+    import importlib
+    import importlib.metadata
+    import sys
 
+    _HOME = {
+        "sum_to": "broadcasting",
+        "BackwardError": "checking.report",
+        "Failure": "checking.report",
+        "Report": "checking.report",
+        "assert_backward": "checking.checker",
+        "check": "checking.checker",
+        "Comparison": "comparison",
+        "cmp": "comparison",
+        "compare": "comparison",
+        "Index": "pair",
+        "Kept": "pair",
+        "Pair": "pair",
+        "PairError": "pair",
+    }
 
-def __getattr__(name: str) -> Any:
-    if name in _HOME:
-        value = getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
-    elif name.startswith("_"):
-        raise _no_attribute(name)
-    # Before the pairs are looked for: `from backprop_ops import validate` asks here first.
-    elif importlib.util.find_spec(f"{__name__}.{name}"):
-        return importlib.import_module(f"{__name__}.{name}")
-    else:
-        value = _pairs() if name == "pairs" else _half_of_a_pair(name)
-    globals()[name] = value
-    return value
+    def __getattr__(name):
+        if name == "__version__":
+            value = importlib.metadata.version(__name__)
+        elif name in _HOME:
+            value = getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
+        elif name == "pairs":
+            value = _find_pairs()
+        elif not name.startswith("_") and name in (homes := _homes()):
+            value = getattr(homes[name], name)
+        else:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        globals()[name] = value
+        return value
 
+    def __dir__():
+        return sorted({*_HOME, *_homes(), "__version__", "pairs"})
 
-def _pairs() -> Mapping[str, Pair]:
-    from backprop_ops.pair import find_pairs
+    def _homes():
+        """The module of every public name of ``ops``."""
+        modules = {pair.forward.__module__ for pair in _find_pairs().values()}
+        return {name: sys.modules[m] for m in modules for name in sys.modules[m].__all__}
 
-    return find_pairs()
+    def _find_pairs():
+        from backprop_ops.ops import find_pairs
 
-
-def _half_of_a_pair(name: str) -> Callable[..., Any]:
-    pair = _pairs().get(name.removesuffix("_backward"))
-    if pair is None:
-        raise _no_attribute(name)
-    return pair.backward if name.endswith("_backward") else pair.forward
-
-
-def _no_attribute(name: str) -> AttributeError:
-    return AttributeError(f"module {__name__!r} has no attribute {name!r}")
-
-
-def __dir__() -> list[str]:
-    halves = [half for name in _pairs() for half in (name, f"{name}_backward")]
-    return sorted({*globals(), *_HOME, "pairs", *halves})
+        return find_pairs()

@@ -7,14 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from backprop_ops.checking.checker import Report
+from typing import Any
 
 
 @dataclass(frozen=True)
-class Ambient:
+class Context:
     """``seed``: of a check that is given none. ``skips``: each as a check's own ``skip``.
 
     ``observe``: called with the report of each check.
@@ -22,7 +19,7 @@ class Ambient:
 
     seed: int | None = None
     skips: tuple[str | Iterable[str], ...] = ()
-    observe: Callable[[Report], None] = lambda report: None  # noqa: ARG005
+    observe: Callable[[Any], None] = lambda report: None  # noqa: ARG005
 
 
-current = Ambient()
+current = Context()

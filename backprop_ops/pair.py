@@ -11,18 +11,18 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-import importlib
 import inspect
-import pkgutil
 import types
 import typing
 from collections import namedtuple
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import partial
 from typing import Annotated, Any, TypeAlias
 
 from torch import Tensor
+
+from backprop_ops.leaves import by_leaf, parts, takes_gradient
 
 Kept: TypeAlias = Annotated[Tensor, "kept for the backward"]
 """A field of a forward's result that is no output: kept for the backward, without a gradient."""
@@ -145,7 +145,7 @@ class Pair:
         return tuple(
             name
             for name, slotted in self.slotted.items()
-            if slotted or (slotted is None and _any_takes_gradient(arguments[name]))
+            if slotted or (slotted is None and any(map(takes_gradient, parts(arguments[name]))))
         )
 
     def call(self, arguments: Mapping[str, Any]) -> Any:
@@ -155,8 +155,8 @@ class Pair:
 
     def leaves(self, arguments: Mapping[str, Any]) -> dict[str, Tensor]:
         """Every tensor that has a gradient, by name: ``x``, and ``xs[0]`` in a sequence ``xs``."""
-        parts = (part for name in self.slots(arguments) for part in _parts(name, arguments[name]))
-        return {leaf: value for leaf, value in parts if takes_gradient(value)}
+        slots = by_leaf({name: arguments[name] for name in self.slots(arguments)})
+        return {leaf: value for leaf, value in slots.items() if takes_gradient(value)}
 
     def gradients(
         self, arguments: Mapping[str, Any], result: Any, upstreams: Mapping[str, Tensor]
@@ -188,73 +188,6 @@ class Pair:
                 f"one for each of {_listed(slots)}, came {len(gradients)}"
             )
         return dict(zip(slots, gradients, strict=True))
-
-
-def replaced(arguments: Mapping[str, Any], leaves: Mapping[str, Any]) -> dict[str, Any]:
-    """The arguments with other leaves, named as `Pair.leaves` names them."""
-    return {
-        name: leaves.get(name, value)
-        if not any(leaf.startswith(f"{name}[") for leaf in leaves)
-        else type(value)([leaves.get(leaf, part) for leaf, part in _parts(name, value)])
-        for name, value in arguments.items()
-    }
-
-
-def leaf_gradients(gradients: Mapping[str, Any]) -> dict[str, Any]:
-    """What `Pair.gradients` returns, a sequence's tuple taken apart as `Pair.leaves` does."""
-    return dict(part for name, value in gradients.items() for part in _parts(name, value))
-
-
-def _parts(name: str, value: Any) -> list[tuple[str, Any]]:
-    if isinstance(value, (tuple, list)):
-        return [(f"{name}[{i}]", part) for i, part in enumerate(value)]
-    return [(name, value)]
-
-
-def takes_gradient(value: object) -> typing.TypeGuard[Tensor]:
-    """Whether a value that an input was given has a gradient: a floating Tensor, not a number."""
-    return isinstance(value, Tensor) and value.is_floating_point()
-
-
-def _any_takes_gradient(value: object) -> bool:
-    return any(map(takes_gradient, value if isinstance(value, (tuple, list)) else (value,)))
-
-
-@cache
-def find_pairs() -> Mapping[str, Pair]:
-    """Every pair of the library by name: ``NAME`` and ``NAME_backward`` in ``backprop_ops/ops``."""
-    package = importlib.import_module("backprop_ops.ops")
-    names = sorted(module.name for module in pkgutil.iter_modules(package.__path__))
-    modules = [name for name in names if not name.startswith("_")]
-    found: dict[str, Pair] = {}
-    for module_name in modules:
-        for pair in pairs_of(importlib.import_module(f"{package.__name__}.{module_name}")):
-            if pair.name in found:
-                raise PairError(f"{pair.name} is defined in {module_name}.py and once before")
-            found[pair.name] = pair
-    return types.MappingProxyType(found)
-
-
-def pairs_of(module: types.ModuleType) -> list[Pair]:
-    """The pairs that a module defines; a public function without its other half is an error."""
-    functions = {
-        name: function
-        for name, function in vars(module).items()
-        if inspect.isfunction(function)
-        and function.__module__ == module.__name__
-        and not name.startswith("_")
-    }
-    pairs = []
-    for name, function in functions.items():
-        if name.endswith("_backward"):
-            forward = name.removesuffix("_backward")
-            if forward not in functions:
-                raise PairError(f"{module.__name__}: {name} has no forward {forward}")
-        elif f"{name}_backward" not in functions:
-            raise PairError(f"{module.__name__}: {name} has no backward {name}_backward")
-        else:
-            pairs.append(Pair.bind(function, functions[f"{name}_backward"]))
-    return pairs
 
 
 def make_record(name: str, fields: Sequence[str]) -> Any:

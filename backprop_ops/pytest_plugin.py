@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any, TypedDict, cast
 
 import pytest
 
-from backprop_ops import context
+import backprop_ops.context as context
 
 if TYPE_CHECKING:
-    from backprop_ops.checking.checker import Report
+    from backprop_ops.checking.report import Report
 
 MANY_ROWS = 40  # from here on the table has a line a pair, unless pytest is verbose
 VERDICTS = ("correct", "vacuous", "wrong")  # from best to worst
@@ -68,7 +68,7 @@ def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, Any, None]:
     """From setup to teardown, checks have the run's seed and the marker's skip, and are noted."""
     reports = item.stash[_REPORTS] = []
     before = context.current
-    context.current = context.Ambient(
+    context.current = context.Context(
         seed=item.config.getoption("backward_seed"),
         # Read by `check` alone: a project may have a marker of this name for something else.
         skips=tuple(mark.kwargs.get("skip", ()) for mark in item.iter_markers("backward")),

@@ -47,5 +47,5 @@ def few(few_file: Path) -> Dataset:
 @pytest.fixture
 def unseen(monkeypatch: pytest.MonkeyPatch) -> None:
     """For checks of what is wrong on purpose, which does not belong into the run's table."""
-    quiet = replace(context.current, observe=context.Ambient().observe)
+    quiet = replace(context.current, observe=context.Context().observe)
     monkeypatch.setattr(context, "current", quiet)

@@ -270,7 +270,7 @@ if __name__ == "__main__":
 def pairs_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A file of pairs, which may also be checked in this process."""
     monkeypatch.setattr(sys, "path", [*sys.path])
-    monkeypatch.setattr(context, "current", context.Ambient())  # for no table of this run
+    monkeypatch.setattr(context, "current", context.Context())  # for no table of this run
     file = tmp_path / "my_pairs.py"
     file.write_text(PAIRS)
     (tmp_path / "factors.py").write_text("TWO = 2\n")

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, ones
 
 from backprop_ops import Index, Kept, Pair, pairs
-from backprop_ops.pair import PairError, pairs_of
+from backprop_ops.ops import pairs_of
+from backprop_ops.pair import PairError
 
 
 class Record(NamedTuple):

@@ -38,14 +38,14 @@ def imported() -> None:
     names: dict[str, Any] = {}
     exec(PAIRS, names)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(context, "current", context.Ambient())
+        patch.setattr(context, "current", context.Context())
         for pair in ("square", "cube"):
             check(names[pair], names[f"{pair}_backward"], (names["X"],))
 
 
 @pytest.fixture
 def project(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> pytest.Pytester:
-    monkeypatch.setattr(context, "current", context.Ambient())  # that of this run is not theirs
+    monkeypatch.setattr(context, "current", context.Context())  # that of this run is not theirs
     pytester.makepyfile(my_pairs=PAIRS)
     return pytester
 
@@ -173,7 +173,7 @@ def test_of_the_fixture(assert_backward):
     result = project.runpytest_inprocess("--backward-seed", "7")
     result.assert_outcomes(passed=2, failed=1)
     result.stdout.fnmatch_lines(["E*seed 7"])
-    assert context.current == context.Ambient()  # as before
+    assert context.current == context.Context()  # as before
 
 
 def test_fresh_seeds(project: pytest.Pytester) -> None:

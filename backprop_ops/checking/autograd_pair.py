@@ -13,7 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from backprop_ops.pair import Pair, function_name, make_record, replaced, takes_gradient
+from backprop_ops.leaves import mapped, parts, replaced, takes_gradient
+from backprop_ops.pair import Pair, function_name, make_record
 
 _LEAVES = "attached_leaves"
 
@@ -31,9 +32,9 @@ def attached(
 
     def forward(*inputs: Any, **options: Any) -> Any:
         with torch.enable_grad():
-            attached_inputs = tuple(_attach(value) for value in inputs)
+            attached_inputs = tuple(mapped(_attach, value) for value in inputs)
             fields = _named(name, function(*attached_inputs, **options))
-        leaves = tuple(v for value in attached_inputs for v in _parts(value) if takes_gradient(v))
+        leaves = tuple(v for value in attached_inputs for v in parts(value) if takes_gradient(v))
         return record(*(fields[output] for output in outputs), leaves)
 
     def backward(*values: Any) -> tuple[Any, ...]:
@@ -59,7 +60,7 @@ def attached(
             for i in slots
         )
 
-    slots = [i for i, value in enumerate(args) if any(map(takes_gradient, _parts(value)))]
+    slots = [i for i, value in enumerate(args) if any(map(takes_gradient, parts(value)))]
     asked = (*(f"d{output}" for output in outputs), *outputs, _LEAVES)
     forward.__signature__ = _signature(inputs, kwargs)  # type: ignore[attr-defined]
     backward.__signature__ = _signature(asked, {})  # type: ignore[attr-defined]
@@ -120,14 +121,8 @@ def _named(name: str, result: Any) -> dict[str, Any]:
     raise TypeError(f"{name} must return a Tensor or a tuple of Tensors, came {type(result)}")
 
 
-def _attach(value: Any) -> Any:
-    if isinstance(value, (tuple, list)):
-        return type(value)([_attach(part) for part in value])
-    return value.detach().requires_grad_() if takes_gradient(value) else value
-
-
-def _parts(value: Any) -> tuple[Any, ...]:
-    return tuple(value) if isinstance(value, (tuple, list)) else (value,)
+def _attach(x: Tensor) -> Tensor:
+    return x.detach().requires_grad_() if takes_gradient(x) else x
 
 
 def _signature(positional: tuple[str, ...], keyword: Mapping[str, Any]) -> inspect.Signature:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -17,6 +17,7 @@ from backprop_ops.checking.differences import Differences
 from backprop_ops.checking.evidence import Evidence
 from backprop_ops.checking.judging import Undifferentiable, autograd
 from backprop_ops.checking.properties import Finding, Inspector
+from backprop_ops.checking.report import BackwardError, Failure, Report
 from backprop_ops.checking.shrinking import code, shrunk
 from backprop_ops.checking.surroundings import calls
 from backprop_ops.checking.variations import Case, in_precision, smaller, variations
@@ -27,81 +28,6 @@ PROPERTIES = frozenset(
     """bind call count shape dtype purity alias zero linearity layout value repeat
     state""".split()  # noqa: SIM905  # reads better
 )
-
-
-@dataclass(frozen=True)
-class Failure:
-    """One thing that is wrong with a backward.
-
-    ``property``: what does not hold, one of ``PROPERTIES``. ``variation``: how the case differs
-    from the caller's own sample, None where it is the sample. ``input``: the gradient's name, None
-    where it is of no one gradient. ``mistake``: the key of the likely mistake, or None, and
-    ``explanation`` a sentence on it. ``reproduce``: code that shows it at the smallest input found.
-    """
-
-    property: str
-    variation: str | None
-    input: str | None
-    message: str
-    mistake: str | None
-    explanation: str
-    reproduce: str
-
-    def __str__(self) -> str:
-        lines = [f"{self.property}: {self.message}"]
-        if self.variation is not None:
-            when = "" if self.variation.startswith("in ") else "when "
-            lines.append(f"holds on your sample; fails {when}{self.variation}")
-        if self.mistake is not None:
-            lines.append(f"likely mistake ({self.mistake}): {self.explanation}")
-        indented = "\n".join(f"    {line}" for line in self.reproduce.splitlines())
-        return "\n".join([*lines, "reproduce:", indented])
-
-
-@dataclass(frozen=True)
-class Report:
-    """What `check` found; true if nothing is wrong and something was proved.
-
-    ``comparisons``: each gradient against the judge's, on the caller's own sample in its own
-    precision. ``vacuous``: the gradients of which no case could prove anything.
-    """
-
-    name: str
-    comparisons: tuple[Comparison, ...]
-    failures: tuple[Failure, ...]
-    notes: tuple[str, ...]
-    seed: int
-    vacuous: tuple[str, ...] = ()
-
-    @property
-    def ok(self) -> bool:
-        return not self.failures and not self.proves_nothing
-
-    @property
-    def proves_nothing(self) -> bool:
-        return bool(self.comparisons) and len(self.vacuous) == len(self.comparisons)
-
-    def __bool__(self) -> bool:
-        return self.ok
-
-    def __str__(self) -> str:
-        verdict = "wrong" if self.failures else "vacuous" if self.proves_nothing else "correct"
-        head = f"{self.name}: {verdict}"
-        table = [f"  {comparison}" for comparison in self.comparisons]
-        notes = [*self.notes, f"seed {self.seed}"]
-        return "\n".join([head, *table, *map(str, self.failures), *map("note: {}".format, notes)])
-
-    def __repr__(self) -> str:
-        """As `str`: this is what a notebook and a failing ``assert check(...)`` show."""
-        return str(self)
-
-
-class BackwardError(AssertionError):
-    """A backward that `assert_backward` found wrong; ``report`` says how."""
-
-    def __init__(self, report: Report) -> None:
-        super().__init__(str(report))
-        self.report = report
 
 
 def check(

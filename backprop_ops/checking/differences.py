@@ -16,8 +16,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from backprop_ops.checking.judging import ALLOWED, Arguments, Leaves, Verdict, as_dtype
-from backprop_ops.pair import Pair, replaced
+from backprop_ops.checking.judging import ALLOWED, Leaves, Verdict
+from backprop_ops.leaves import Arguments, in_dtype, replaced
+from backprop_ops.pair import Pair
 
 STEPS = 9  # halvings of the step
 FIRST_STEP = 2.0**-4  # of the size of what is moved, or of 1 where that is larger
@@ -44,9 +45,7 @@ class Differences:
 
     def __init__(self, pair: Pair, arguments: Arguments, upstreams: Mapping[str, Tensor]) -> None:
         self._pair = pair
-        self._arguments: Arguments = {
-            name: as_dtype(value, torch.float64) for name, value in arguments.items()
-        }
+        self._arguments: Arguments = in_dtype(arguments, torch.float64)
         self._upstreams = {name: upstream.double() for name, upstream in upstreams.items()}
         try:
             self._outputs({})

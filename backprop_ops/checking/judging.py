@@ -23,7 +23,8 @@ from torch._decomp import decomposition_table
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_map
 
-from backprop_ops.pair import Pair, replaced
+from backprop_ops.leaves import Arguments, in_dtype, replaced
+from backprop_ops.pair import Pair
 
 # Units of rounding by which a sound formula may differ from autograd's, by the bytes of a number:
 # what sums in another order, as a transform does, may differ by hundreds, and in half precision 64
@@ -37,7 +38,6 @@ MOVED_ALONE = 512  # entries
 CACHED = 2**15  # elements
 SEARCHED = 2**16  # elements up to which a result is compared with what it may have been picked from
 
-Arguments = Mapping[str, Any]
 Leaves = dict[str, Tensor]
 
 
@@ -81,7 +81,7 @@ class Autograd:
         self._own = arguments
         self._own_upstreams = upstreams
         self._dtype = torch.float64
-        self._arguments = {n: as_dtype(value, torch.float64) for n, value in arguments.items()}
+        self._arguments = in_dtype(arguments, torch.float64)
         self._upstreams = {name: upstream.double() for name, upstream in upstreams.items()}
         self._drawn = 0
         self._vanished = False  # whether a disturbance was too small for a forward that casts
@@ -480,13 +480,6 @@ def autograd(pair: Pair, arguments: Arguments, upstreams: Mapping[str, Tensor]) 
         name: torch.zeros_like(leaf) if gradient is None else gradient.detach()
         for (name, leaf), gradient in zip(leaves.items(), gradients, strict=True)
     }
-
-
-def as_dtype(value: Any, dtype: torch.dtype) -> Any:
-    """A value with every floating tensor in it in another precision."""
-    return tree_map(
-        lambda v: v.to(dtype) if isinstance(v, Tensor) and v.is_floating_point() else v, value
-    )
 
 
 def underflow(dtype: torch.dtype) -> float:

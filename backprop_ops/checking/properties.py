@@ -20,11 +20,11 @@ from backprop_ops.checking.judging import (
     Leaves,
     Undifferentiable,
     Verdict,
-    as_dtype,
     underflow,
 )
 from backprop_ops.checking.variations import Case
-from backprop_ops.pair import Pair, PairError, leaf_gradients, takes_gradient
+from backprop_ops.leaves import by_leaf, copied, in_dtype, parts, takes_gradient
+from backprop_ops.pair import Pair, PairError
 
 KEPT_ROUNDINGS = 16  # of kept values, that a gradient may be off by
 ALLOWED_APART = 64  # units of rounding by which two calls may differ, as atomics make them
@@ -118,7 +118,7 @@ class Inspector:
 
     def call(self, case: Case) -> Call:
         """The forward's call, on tensors of its own: the caller's are not to be spoiled."""
-        arguments = _own(case.arguments)
+        arguments = copied(case.arguments)
         with torch.no_grad():
             result = self.pair.call(arguments)
         fields = self.pair.fields(result)
@@ -132,7 +132,7 @@ class Inspector:
         given = call.upstreams if upstreams is None else upstreams
         before = [get() for get, _ in _SURROUNDINGS.values()]
         try:
-            gradients = leaf_gradients(self.pair.gradients(call.arguments, call.result, given))
+            gradients = by_leaf(self.pair.gradients(call.arguments, call.result, given))
         except PairError:
             raise
         except Exception as error:
@@ -156,7 +156,7 @@ class Inspector:
         return Differences(self.reference or self.pair, arguments, upstreams)
 
     def _findings(self, case: Case) -> Iterator[Finding]:
-        before = _own(case.arguments)
+        before = copied(case.arguments)
         call = self.call(case)
         for name in _changed(call.arguments, before):
             message = f"{self.pair.name} itself writes to {name}"
@@ -171,7 +171,7 @@ class Inspector:
             return  # the forward takes it, and means nothing by it: an index out of bounds
         given = {**call.arguments, **call.fields}
         given |= {f"d{name}": upstream for name, upstream in call.upstreams.items()}
-        before = {name: _own({name: value})[name] for name, value in given.items()}
+        before = copied(given)
         try:
             gradients = self.gradients(call)
         except PairError as error:
@@ -223,11 +223,7 @@ class Inspector:
         reference = self.reference
         with torch.no_grad():
             try:
-                exact = reference.fields(
-                    reference.call(
-                        {n: as_dtype(v, torch.float64) for n, v in call.arguments.items()}
-                    )
-                )
+                exact = reference.fields(reference.call(in_dtype(call.arguments, torch.float64)))
                 own = reference.fields(reference.call(call.arguments))
             except Exception as error:
                 message = f"the reference of {self.pair.name} raises {type_name(error)}: {error}"
@@ -315,7 +311,7 @@ class Inspector:
         owners = {
             _memory(part): name
             for name, value in given.items()
-            for part in (value if isinstance(value, (tuple, list)) else (value,))
+            for part in parts(value)
             if isinstance(part, Tensor) and part.numel()
         }
         for name, gradient in gradients.items():
@@ -482,7 +478,7 @@ class Inspector:
         moved: Leaves = {}
         generator = torch.Generator().manual_seed(0)
         try:
-            arguments = {n: as_dtype(v, torch.float64) for n, v in call.arguments.items()}
+            arguments = in_dtype(call.arguments, torch.float64)
             upstreams = {name: u.double() for name, u in call.upstreams.items()}
             with torch.no_grad():
                 result = self.pair.call(arguments)
@@ -568,36 +564,6 @@ def contiguous(case: Case) -> Case:
     return replace(case, family="contiguous", arguments=arguments, change=plain)
 
 
-def _own(arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """Copies of the tensors, in the same layouts; what is the same tensor twice stays so."""
-    copies: dict[int, Tensor] = {}
-
-    def copy(value: Any) -> Any:
-        if isinstance(value, list) or any(isinstance(v, Tensor) for v in _parts_of(value)):
-            return type(value)([copy(v) for v in value])
-        if not isinstance(value, Tensor):
-            return value
-        if id(value) not in copies:
-            copies[id(value)] = _copy(value.detach())
-        return copies[id(value)]
-
-    return {name: copy(value) for name, value in arguments.items()}
-
-
-def _copy(x: Tensor) -> Tensor:
-    if x.layout != torch.strided:
-        return x.clone()
-    if 0 in x.stride() and x.numel():  # repeats its elements: so does the copy
-        once = x[tuple(slice(1) if stride == 0 else slice(None) for stride in x.stride())]
-        return torch.empty(once.shape, dtype=x.dtype, device=x.device).copy_(once).expand(x.shape)
-    offset, span = (
-        x.storage_offset(),
-        sum((n - 1) * step for n, step in zip(x.shape, x.stride(), strict=True)),
-    )
-    buffer = x.new_full((offset + span + 1 if x.numel() else offset,), 7)
-    return buffer.as_strided(x.shape, x.stride(), offset).copy_(x)
-
-
 def _changed(given: Mapping[str, Any], before: Mapping[str, Any]) -> list[str]:
     return [name for name, value in given.items() if not _unchanged(value, before[name])]
 
@@ -608,11 +574,6 @@ def _unchanged(value: Any, before: Any) -> bool:
     if isinstance(value, (tuple, list)):
         return len(value) == len(before) and all(map(_unchanged, value, before))
     return value is before
-
-
-def _parts_of(value: Any) -> tuple[Any, ...]:
-    """What a sequence holds that may be or hold tensors."""
-    return tuple(value) if isinstance(value, (tuple, list)) else ()
 
 
 def _same_shape(x: Any, y: Tensor) -> bool:

@@ -13,7 +13,8 @@ from torch import Tensor
 from backprop_ops.checking.judging import Autograd
 from backprop_ops.checking.properties import Call, Finding, Inspector
 from backprop_ops.checking.variations import Case, accepts, cut, elements, groups, size_of
-from backprop_ops.pair import Pair, replaced
+from backprop_ops.leaves import replaced
+from backprop_ops.pair import Pair
 
 MOST_TRIES = 120
 MOST_PRINTED = 200  # elements, as text

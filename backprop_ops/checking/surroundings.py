@@ -23,7 +23,7 @@ from backprop_ops.checking.properties import (
     type_name,
 )
 from backprop_ops.checking.variations import Case, accepts
-from backprop_ops.pair import replaced
+from backprop_ops.leaves import replaced
 
 
 def calls(inspector: Inspector, sample: Case, other: Case) -> Iterator[tuple[str, Finding]]:

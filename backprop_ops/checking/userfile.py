@@ -15,7 +15,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from backprop_ops.checking.checker import Report
+    from backprop_ops.checking.report import Report
 
 
 class FileError(Exception):

@@ -17,9 +17,9 @@ import torch
 from torch import Tensor
 
 from backprop_ops.checking.judging import autograd
-from backprop_ops.pair import Pair, parameter_hints, replaced, takes_gradient
+from backprop_ops.leaves import Arguments, mapped, parts, replaced, takes_gradient, tensors
+from backprop_ops.pair import Pair, parameter_hints
 
-Arguments = Mapping[str, Any]
 Change = Callable[[Tensor], Tensor]
 
 BEYOND_BLOCKS = (129, 1025)  # where a kernel that works in blocks has a tail
@@ -276,7 +276,7 @@ def in_precision(sample: Case, dtype: torch.dtype) -> Case:
     floating = {n: v for n, v in sample.arguments.items() if _all_floating(v)}
     if all(_first(value).dtype == dtype for value in floating.values()):
         return sample
-    cast = {name: _cast(value, dtype) for name, value in floating.items()}
+    cast = {name: mapped(lambda x: x.to(dtype), value) for name, value in floating.items()}
     return _with(sample, "precisions", f"in {str(dtype).removeprefix('torch.')}", cast)
 
 
@@ -359,10 +359,10 @@ def _in_place_of_none(
     pair: Pair, sample: Case, name: str, generator: torch.Generator
 ) -> Iterator[Case]:
     """What an option may be that the sample leaves at None, as far as it makes a difference."""
-    tensors = list(_tensors(sample.arguments).values())
+    given = list(tensors(sample.arguments).values())
     leaf = next(iter(pair.leaves(sample.arguments).values()))
-    shapes = {x.shape: None for x in [*tensors, *outputs_of(pair, sample.arguments).values()]}
-    matrices = [x for x in tensors if x.dim() > 1]
+    shapes = {x.shape: None for x in [*given, *outputs_of(pair, sample.arguments).values()]}
+    matrices = [x for x in given if x.dim() > 1]
     for one, other in itertools.product(matrices, repeat=2):  # as scores are of queries and keys
         shapes[torch.Size((one.shape[-2], other.shape[-2]))] = None
     shapes |= {shape[d : d + 1]: None for shape in list(shapes) for d in range(len(shape))}
@@ -399,7 +399,7 @@ def _changes_a_count(sample: Case, case: Case) -> bool:
 
 def _grows_ones(sample: Case, case: Case) -> bool:
     """Whether all that was changed is sizes of 1, which are 2 now."""
-    before, after = _tensors(sample.arguments), _tensors(case.arguments)
+    before, after = tensors(sample.arguments), tensors(case.arguments)
     changed = [
         (n, m)
         for name in before.keys() & after.keys()
@@ -581,7 +581,7 @@ def _sizes(
     elsewhere it is accepted as broadcasting alone, and means something else.
     """
     arguments = sample.arguments
-    by_size, tensors = groups(arguments), _tensors(arguments)
+    by_size, named = groups(arguments), tensors(arguments)
     for name, value in arguments.items():
         if isinstance(value, (tuple, list)) and value and isinstance(value[-1], Tensor):
             for some in ([*value, value[-1] * 2], list(value[:-1])):
@@ -623,12 +623,12 @@ def _sizes(
 
         # One smaller too, of a size that stands for others also: an index may be shorter than what
         # it is taken from, and a forward that takes the larger then leaves the rest unread.
-        whole = len(group) == sum(n == size for x in tensors.values() for n in x.shape)
+        whole = len(group) == sum(n == size for x in named.values() for n in x.shape)
         if takes(size + 1) and (whole or size == 1 or runs(size - 1)):
             others = {size + 1, size - 1, 1, 2 * size, 3 * size, *BEYOND_BLOCKS}
         elif not takes(size + 1) and takes(2 * size, 3 * size):  # as the heads of a group go
             others = {2 * size, 3 * size}
-        elif not takes(size + 1) and size > 2 and not any(_is_index(tensors[n]) for n, _ in group):
+        elif not takes(size + 1) and size > 2 and not any(_is_index(named[n]) for n, _ in group):
             others = {size - 1}  # as queries, of which there may be fewer than keys
         else:
             continue
@@ -672,45 +672,34 @@ def _tied(
     return part if independent else together
 
 
-def _tensors(arguments: Arguments) -> dict[str, Tensor]:
-    """Every tensor among the arguments, in sequences too, by its name as a leaf has it."""
-    tensors = {}
-    for name, value in arguments.items():
-        parts = enumerate(value) if isinstance(value, (tuple, list)) else ()
-        for label, part in [(name, value), *((f"{name}[{i}]", part) for i, part in parts)]:
-            if isinstance(part, Tensor):
-                tensors[label] = part
-    return tensors
-
-
 def groups(arguments: Arguments) -> list[list[_Place]]:
     """The dimensions of equal size, by size."""
     by_size: dict[int, list[_Place]] = {}
-    for name, value in _tensors(arguments).items():
+    for name, value in tensors(arguments).items():
         for d, size in enumerate(value.shape):
             by_size.setdefault(size, []).append((name, d))
     return [by_size[size] for size in sorted(by_size)]
 
 
 def size_of(arguments: Arguments, place: _Place) -> int:
-    return _tensors(arguments)[place[0]].shape[place[1]]
+    return tensors(arguments)[place[0]].shape[place[1]]
 
 
 def elements(arguments: Arguments, group: Sequence[_Place] = (), other: int | None = None) -> int:
     """The elements of the largest tensor, should some dimensions have another size."""
     return max(
         math.prod(other if (name, d) in group and other else n for d, n in enumerate(x.shape))
-        for name, x in _tensors(arguments).items()
+        for name, x in tensors(arguments).items()
     )
 
 
 def cut(arguments: Arguments, group: list[_Place], size: int) -> Arguments:
     """The first elements along some dimensions, or all of them again and again."""
-    tensors = _tensors(arguments)
+    changed = tensors(arguments)
     for name, d in group:
-        x = tensors[name]
-        tensors[name] = x.index_select(d, torch.arange(size, device=x.device) % x.shape[d])
-    return replaced(arguments, tensors)
+        x = changed[name]
+        changed[name] = x.index_select(d, torch.arange(size, device=x.device) % x.shape[d])
+    return replaced(arguments, changed)
 
 
 def _resized(
@@ -718,13 +707,13 @@ def _resized(
 ) -> Arguments:
     """The sample with its elements repeated or left out; repeated floating ones are no ties."""
     resized = cut(arguments, group, size)
-    tensors = _tensors(resized)
+    changed = tensors(resized)
     for name in {name for name, _ in group}:
-        x = tensors[name]
+        x = changed[name]
         if x.is_floating_point():
             jitter = torch.rand(x.shape, generator=generator, dtype=torch.float64)
-            tensors[name] = x * (1 + jitter.to(x.device, x.dtype) / 4)
-    return replaced(resized, tensors)
+            changed[name] = x * (1 + jitter.to(x.device, x.dtype) / 4)
+    return replaced(resized, changed)
 
 
 def _by_elements(cases: list[Case]) -> list[Case]:
@@ -756,14 +745,7 @@ def _first(value: Any) -> Tensor:
 
 
 def _all_floating(value: Any) -> bool:
-    parts = value if isinstance(value, (tuple, list)) else (value,)
-    return bool(parts) and all(map(takes_gradient, parts))
-
-
-def _cast(value: Any, dtype: torch.dtype) -> Any:
-    if isinstance(value, Tensor):
-        return value.to(dtype)
-    return type(value)([part.to(dtype) for part in value])
+    return bool(parts(value)) and all(map(takes_gradient, parts(value)))
 
 
 def _copied(x: Tensor) -> Tensor:

@@ -6,8 +6,30 @@ import torch
 from torch import Tensor
 
 from backprop_ops.broadcasting import sum_to
+from backprop_ops.leaves import takes_gradient
 from backprop_ops.ops import _refuse as refuse
-from backprop_ops.pair import Gradient, takes_gradient
+from backprop_ops.pair import Gradient
+
+__all__ = [
+    "add",
+    "add_backward",
+    "div",
+    "div_backward",
+    "exp",
+    "exp_backward",
+    "log",
+    "log_backward",
+    "mul",
+    "mul_backward",
+    "pow",
+    "pow_backward",
+    "reciprocal",
+    "reciprocal_backward",
+    "sub",
+    "sub_backward",
+    "tanh",
+    "tanh_backward",
+]
 
 
 def add(x: Tensor | float, y: Tensor | float) -> Tensor:

@@ -10,6 +10,11 @@ from backprop_ops.ops import _refuse as refuse
 from backprop_ops.ops._precision import wide
 from backprop_ops.pair import Index
 
+__all__ = [
+    "embedding",
+    "embedding_backward",
+]
+
 
 def embedding(
     index: Index,

@@ -11,6 +11,13 @@ from backprop_ops.ops import _refuse as refuse
 from backprop_ops.ops._precision import wide
 from backprop_ops.pair import Gradient
 
+__all__ = [
+    "linear",
+    "linear_backward",
+    "matmul",
+    "matmul_backward",
+]
+
 
 def matmul(x: Tensor, y: Tensor) -> Tensor:
     """out = x @ y

@@ -14,6 +14,17 @@ from backprop_ops.ops import _refuse as refuse
 from backprop_ops.ops._precision import cast, wide
 from backprop_ops.pair import Index, Kept
 
+__all__ = [
+    "CrossEntropy",
+    "SoftCrossEntropy",
+    "cross_entropy",
+    "cross_entropy_backward",
+    "nll_loss",
+    "nll_loss_backward",
+    "soft_cross_entropy",
+    "soft_cross_entropy_backward",
+]
+
 
 def nll_loss(
     logprobs: Tensor,

@@ -9,6 +9,15 @@ from torch import Tensor
 
 from backprop_ops.ops import _refuse as refuse
 
+__all__ = [
+    "max",
+    "max_backward",
+    "mean",
+    "mean_backward",
+    "sum",
+    "sum_backward",
+]
+
 
 def sum(x: Tensor, *, dim: int | tuple[int, ...] | None = None, keepdim: bool = False) -> Tensor:
     """out = Σ x over ``dim`` (None: over all)"""

@@ -8,6 +8,11 @@ from torch import Tensor
 
 from backprop_ops.ops import _refuse as refuse
 
+__all__ = [
+    "reshape",
+    "reshape_backward",
+]
+
 
 def reshape(x: Tensor, *, shape: Sequence[int]) -> Tensor:
     """out = the elements of x in the same order, in another shape; one size may be -1"""

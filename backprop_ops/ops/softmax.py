@@ -7,6 +7,13 @@ from torch import Tensor
 from backprop_ops.ops import _refuse as refuse
 from backprop_ops.ops._precision import wide
 
+__all__ = [
+    "log_softmax",
+    "log_softmax_backward",
+    "softmax",
+    "softmax_backward",
+]
+
 
 def softmax(x: Tensor, *, dim: int = -1) -> Tensor:
     """out = eˣ / Σ eˣ, the sum over ``dim``"""

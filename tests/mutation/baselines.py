@@ -12,7 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from backprop_ops.pair import Pair, leaf_gradients, replaced
+from backprop_ops.leaves import by_leaf, replaced
+from backprop_ops.pair import Pair
 
 
 def gradcheck(
@@ -40,7 +41,7 @@ def gradcheck(
         @staticmethod
         def backward(ctx: Any, *upstreams: Tensor) -> Any:
             named = dict(zip(pair.outputs, upstreams, strict=True))
-            gradients = leaf_gradients(pair.gradients(ctx.arguments, ctx.result, named))
+            gradients = by_leaf(pair.gradients(ctx.arguments, ctx.result, named))
             return tuple(gradients[leaf] for leaf in leaves)
 
     inputs = tuple(leaf.detach().clone().requires_grad_() for leaf in leaves.values())
@@ -71,7 +72,7 @@ def allclose(
         allow_unused=True,
         materialize_grads=True,
     )
-    gradients = leaf_gradients(pair.gradients(arguments, pair.call(arguments), upstreams))
+    gradients = by_leaf(pair.gradients(arguments, pair.call(arguments), upstreams))
     return all(
         torch.allclose(torch.zeros_like(value) if gradient is None else gradient, value)
         for gradient, value in zip(map(gradients.get, leaves), expected, strict=True)

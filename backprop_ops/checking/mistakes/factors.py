@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from backprop_ops.checking.evidence import Evidence, Likely, counts, ratio_of
-from backprop_ops.pair import replaced
+from backprop_ops.leaves import replaced
 
 
 def zero(evidence: Evidence) -> Iterator[Likely]:

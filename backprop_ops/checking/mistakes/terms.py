@@ -12,8 +12,8 @@ from torch import Tensor
 
 from backprop_ops.broadcasting import sum_to
 from backprop_ops.checking.evidence import Evidence, Likely, counts, ratio_of
-from backprop_ops.checking.judging import Autograd, as_dtype
-from backprop_ops.pair import replaced
+from backprop_ops.checking.judging import Autograd
+from backprop_ops.leaves import in_dtype, replaced
 
 MOST_NODES = 100  # of a forward's graph that are cut one by one
 
@@ -74,7 +74,7 @@ def flow(evidence: Evidence) -> Iterator[Likely]:
 def _contributions(evidence: Evidence) -> Iterator[tuple[list[str], Tensor]]:
     """Of each edge of the forward's graph the operations at its ends, and what comes along it."""
     pair = evidence.inspector.reference or evidence.inspector.pair
-    arguments = {n: as_dtype(v, torch.float64) for n, v in evidence.call.arguments.items()}
+    arguments = in_dtype(evidence.call.arguments, torch.float64)
     leaves = {n: x.detach().requires_grad_() for n, x in pair.leaves(arguments).items()}
     with torch.enable_grad():
         fields = pair.fields(pair.call(replaced(arguments, leaves)))

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from backprop_ops.checking.evidence import Evidence, Likely
 from backprop_ops.checking.variations import Case
-from backprop_ops.pair import replaced
+from backprop_ops.leaves import replaced
 
 
 def broadcast(evidence: Evidence) -> Iterator[Likely]:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from backprop_ops.checking.evidence import Evidence, Likely, relative
 from backprop_ops.checking.judging import ALLOWED
-from backprop_ops.pair import replaced
+from backprop_ops.leaves import replaced
 
 
 def not_finite(evidence: Evidence) -> Iterator[Likely]:
