@@ -69,7 +69,7 @@ def run_exercises(
         dlogits = cross_entropy_backward(gradients.loss, target, loss.probs, loss.divisor)
         hpreact = batchnorm(nodes.hprebn, nodes.bngain, nodes.bnbias, eps=EPS)
         dhprebn, _, _ = batchnorm_backward(
-            gradients.hpreact, nodes.bngain, hpreact.xhat, hpreact.inv_std
+            gradients.hpreact, nodes.bngain, hpreact.xhat, hpreact.inv_std, correction=1
         )
         return Exercises(
             parameters,

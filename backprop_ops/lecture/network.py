@@ -288,7 +288,7 @@ def fused_backward(
     dh, dW2, db2 = linear_backward(dlogits, v.h, W2, b2)
     dhpreact = tanh_backward(dh, v.h)
     dhprebn, dbngain, dbnbias = batchnorm_backward(
-        dhpreact, bngain, v.hpreact.xhat, v.hpreact.inv_std
+        dhpreact, bngain, v.hpreact.xhat, v.hpreact.inv_std, correction=1
     )
     dembcat, dW1, db1 = linear_backward(dhprebn, v.embcat, W1, b1)
     demb = reshape_backward(dembcat, v.emb)

@@ -1,22 +1,87 @@
-"""From which size on memory, not arithmetic, sets the pace of a fused pair."""
+"""Formulas on large arrays: a block of rows at a time, so that all steps but one stay in the cache.
+
+An array beyond the cache is read and written at the pace of memory, as often as a formula has
+steps. Taken in blocks, it is read once and written once. This file alone decides which arrays are
+large; `by_rows` and `column_sums` give the others to the same functions in one piece.
+"""
 
 from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
 
+from backprop_ops.ops._precision import cast, wide, wide_dtype
+
 CACHED = 2**17  # elements: half a MiB in float32, which the cache of one core holds
 
+Term = Tensor | tuple[Tensor, Tensor]
+"""An array to be added up, or two whose product is."""
 
-def in_cache(x: Tensor) -> bool:
-    """Whether a step may have an array of its own: one as large as ``x`` stays in the cache.
 
-    A compiler takes the steps together by itself, at every size. Under `torch.func`, where some
-    in-place operations are missing and a tensor does not say that autograd records it, every step
-    has its own array too.
+def in_one_piece(*arrays: Tensor) -> bool:
+    """Whether arrays are small or one-dimensional, or an observer needs each step as an array.
+
+    Autograd and `torch.func` keep the steps; a compiler takes them together by itself.
     """
     return (
-        torch.compiler.is_compiling()
-        or x.numel() <= CACHED
+        arrays[0].numel() <= CACHED
+        or arrays[0].dim() < 2
+        or torch.compiler.is_compiling()
         or torch._C._are_functorch_transforms_active()
+        or (torch.is_grad_enabled() and any(array.requires_grad for array in arrays))
     )
+
+
+def by_rows(formula: Callable[..., Tensor], *arrays: Tensor, dtype: torch.dtype) -> Tensor:
+    """``formula(*arrays)`` in ``dtype``, in the shape of the first array.
+
+    A row of the result depends on the same row of the arrays alone. The steps of the formula write
+    into its argument ``out``, rows of the result; where that is None, each makes an array.
+    """
+    if in_one_piece(*arrays):
+        return cast(formula(*arrays, out=None), dtype)
+    result = torch.empty_like(arrays[0], dtype=dtype)
+    # Not every operation writes into a narrower precision than it computes in.
+    narrow = dtype != wide_dtype(dtype)
+    for rows, *blocks in _blocks(result, *arrays):
+        if narrow:
+            rows.copy_(formula(*blocks, out=None))
+        else:
+            formula(*blocks, out=rows)
+    return result
+
+
+def column_sums(
+    terms: Callable[..., tuple[Term, ...]], *arrays: Tensor, keepdim: bool = True
+) -> list[Tensor]:
+    """The sum of each of ``terms(*arrays)`` over all dimensions but the second.
+
+    Blocks are added up in an array of one block, so that no product is written to memory. The sums
+    of bfloat16 and float16 are in float32.
+    """
+    if in_one_piece(*arrays):
+        totals = [_array(term) for term in terms(*arrays)]
+    else:
+        first, *others = _blocks(*arrays)
+        totals = [_array(term).clone() for term in terms(*first)]
+        for blocks in others:
+            for total, term in zip(totals, terms(*blocks), strict=True):
+                if isinstance(term, Tensor):
+                    total[: len(term)].add_(term)
+                else:
+                    total[: len(term[0])].addcmul_(*term)
+    rank = arrays[0].dim()
+    dims = 0 if rank == 2 else (0, *range(2, rank))
+    return [total.sum(dims, keepdim=keepdim) for total in totals]
+
+
+def _array(term: Term) -> Tensor:
+    return wide(term) if isinstance(term, Tensor) else torch.mul(*term)
+
+
+def _blocks(*arrays: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    count = math.ceil(arrays[0].numel() / CACHED)
+    return zip(*[array.chunk(count) for array in arrays], strict=True)

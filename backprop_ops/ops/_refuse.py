@@ -9,22 +9,25 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import NoReturn
 
 import torch
 from torch import Tensor
 
+from backprop_ops.ops._precision import wide_dtype
+
 
 def floating(**tensors: Tensor) -> None:
     """Floating Tensors of one dtype."""
-    first: tuple[str, Tensor] | None = None
+    first = dtype = None
     for name, tensor in tensors.items():
-        _floating(name, tensor)
-        first = first or (name, tensor)
-        if tensor.dtype != first[1].dtype:
-            raise TypeError(
-                f"{name} must have the dtype of {first[0]}, {first[1].dtype}, came {tensor.dtype}"
-            )
+        if not isinstance(tensor, Tensor):
+            raise TypeError(f"{name} must be a Tensor, came {_came(tensor)}")
+        if not tensor.is_floating_point():
+            raise TypeError(f"{name} must be a floating Tensor, came {tensor.dtype}")
+        if first is None:
+            first, dtype = name, tensor.dtype
+        elif tensor.dtype != dtype:
+            raise TypeError(f"{name} must have the dtype of {first}, {dtype}, came {tensor.dtype}")
 
 
 def broadcastable(**operands: Tensor | float) -> None:
@@ -198,7 +201,7 @@ def soft_classes(
 
 
 def _scores(name: str, scores: Tensor, weight: Tensor | None, reduction: str) -> None:
-    _floating(name, scores)
+    floating(**{name: scores})
     rank = scores.dim()
     if rank == 0:
         raise ValueError(f"{name} must be of shape (classes) or (n, classes, …), came a scalar")
@@ -232,7 +235,7 @@ def batchnorm(
 ) -> None:
     """x (n, c, …), gain and bias of one shape, (c) or (1, c), and n greater than correction."""
     _normalization(x, gain, bias, eps)
-    if eps < torch.finfo(torch.promote_types(x.dtype, torch.float32)).tiny:
+    if eps < torch.finfo(wide_dtype(x.dtype)).tiny:
         raise ValueError(f"eps must be above 0, came {eps}: equal rows have no deviation")
     if not isinstance(correction, int):
         raise TypeError(f"correction must be an integer, came {_came(correction)}")
@@ -258,7 +261,7 @@ def batchnorm_inference(
     _normalization(x, gain, bias, eps)
     for name, statistic in (("mean", mean), ("var", var)):
         floating(**{name: statistic})
-        if statistic.dtype not in (x.dtype, torch.promote_types(x.dtype, torch.float32)):
+        if statistic.dtype not in (x.dtype, wide_dtype(x.dtype)):
             raise TypeError(f"{name} must have the dtype of x, {x.dtype}, came {statistic.dtype}")
         per_column(name, statistic, x.shape[1])
 
@@ -272,14 +275,14 @@ def running_statistics(mean: Tensor, var: Tensor, batch: Tensor, momentum: float
 
 
 def _normalization(x: Tensor, gain: Tensor | None, bias: Tensor | None, eps: float) -> None:
-    floating(x=x)
+    parameters = {} if gain is None or bias is None else {"gain": gain, "bias": bias}
+    floating(x=x, **parameters)
     if x.dim() < 2:
         raise ValueError(f"x must be of shape (n, c) or (n, c, …), came {tuple(x.shape)}")
     if (gain is None) != (bias is None):
         given = "bias" if gain is None else "gain"
         raise TypeError(f"gain and bias must both be given or both be None, came {given} alone")
     if gain is not None and bias is not None:
-        floating(x=x, gain=gain, bias=bias)
         per_column("gain", gain, x.shape[1])
         if bias.shape != gain.shape:
             raise ValueError(
@@ -290,31 +293,36 @@ def _normalization(x: Tensor, gain: Tensor | None, bias: Tensor | None, eps: flo
         raise ValueError(f"eps must be a finite number of 0 or more, came {eps}")
 
 
-def raise_index_error(
-    error: Exception, name: str, tensor: Tensor, size: int, what: str, ignored: int | None = None
-) -> NoReturn:
-    """Raise the ``error`` of an index out of range again, naming the argument; or as it is.
+class out_of_range:  # noqa: N801  # used as a function
+    """Around a look-up: its error is raised again as an IndexError that names the argument.
 
-    The range is left to the look-up itself, which has to check it anyway.
+    The range is left to the look-up itself, which has to check it anyway. ``size``: of the
+    ``what`` that ``tensor`` counts. ``ignored``: a number that is not looked up.
     """
-    counted = tensor if ignored is None else tensor[tensor != ignored]
-    least, most = int(counted.min()), int(counted.max())
-    if least >= 0 and most < size:
-        raise error
-    raise IndexError(
-        f"{name} must lie in [0, {size - 1}], the {what}, came [{least}, {most}]"
-    ) from None
+
+    def __init__(
+        self, name: str, tensor: Tensor, size: int, what: str, ignored: int | None = None
+    ) -> None:
+        self.given = name, tensor, size, what, ignored
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if not isinstance(error, (IndexError, RuntimeError)):
+            return
+        name, tensor, size, what, ignored = self.given
+        counted = tensor if ignored is None else tensor[tensor != ignored]
+        least, most = int(counted.min()), int(counted.max())
+        if least < 0 or most >= size:
+            raise IndexError(
+                f"{name} must lie in [0, {size - 1}], the {what}, came [{least}, {most}]"
+            ) from None
 
 
 def _tensor(name: str, value: object) -> None:
     if not isinstance(value, Tensor):
         raise TypeError(f"{name} must be a Tensor, came {_came(value)}")
-
-
-def _floating(name: str, value: Tensor) -> None:
-    _tensor(name, value)
-    if not value.is_floating_point():
-        raise TypeError(f"{name} must be a floating Tensor, came {value.dtype}")
 
 
 def _broadcast(what: str, **shapes: Sequence[int]) -> None:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from backprop_ops.ops import _large as memory
 from backprop_ops.ops import _refuse as refuse
+from backprop_ops.ops._large import by_rows, column_sums
 from backprop_ops.ops._precision import cast, wide
 from backprop_ops.pair import Gradient, Kept
 
@@ -56,38 +55,46 @@ def batchnorm(
     """
     refuse.batchnorm(x, gain, bias, eps, correction)
     n = _count(x)
-    rows = wide(x)
-    rounded = _channel_sums(rows) / n
-    centered = rows - rounded
-    left = _channel_sums(centered) / n  # what rounding left of the mean
-    mean, centered = rounded + left, centered.sub_(left)
-    var = _channel_sums(centered, centered) / (n - correction)
-    inv_std = (var + eps).rsqrt()
-    # Beyond the cache in place, unless autograd still needs the differences.
-    own = memory.in_cache(x) or centered.requires_grad
-    xhat = centered * inv_std if own else centered.mul_(inv_std)
-    return BatchNorm(cast(_affine(xhat, gain, bias), x.dtype), mean, var, xhat, inv_std)
+    (total,) = column_sums(lambda x: (x,), x)
+    rounded = total / n  # the mean, up to what rounding left of it
+
+    def deviations(x: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        deviation = x - rounded
+        return deviation, (deviation, deviation)
+
+    left, squares = column_sums(deviations, x)
+    mean = torch.add(rounded, left, alpha=1 / n)
+    var = torch.addcmul(squares, left, left, value=-1 / n).div_(n - correction)
+    inv_std = (var + eps).rsqrt_()
+
+    def normalized(x: Tensor, out: Tensor | None) -> Tensor:
+        deviation = torch.sub(x, rounded, out=out).sub_(left, alpha=1 / n)
+        return torch.mul(deviation, inv_std, out=out)
+
+    xhat = by_rows(normalized, x, dtype=inv_std.dtype)
+    return BatchNorm(_affine(xhat, gain, bias, x.dtype), mean, var, xhat, inv_std)
 
 
 def batchnorm_backward(
-    dout: Tensor, gain: Tensor | None, xhat: Tensor, inv_std: Tensor, *, correction: int = 1
+    dout: Tensor, gain: Tensor | None, xhat: Tensor, inv_std: Tensor, *, correction: int
 ) -> tuple[Tensor, Gradient, Gradient]:
     """dx = gain / √(var + eps) · (dout - dbias / n - x̂ · dgain / (n - correction))
 
     with dgain = Σ dout · x̂ and dbias = Σ dout. x reaches the output directly, through the mean
-    (second term) and through the variance (third term). Where the arrays are larger than the cache,
-    the bracket is multiplied out, so that dx is one array, made in one pass, finished in a second.
+    (second term) and through the variance (third term).
     """
     n = _count(xhat)
     scale = inv_std if gain is None else _per_channel(gain, xhat.dim()) * inv_std
-    sum_d, sum_dxhat = _channel_sums(dout, gain=gain), _channel_sums(dout, xhat, gain=gain)
-    if memory.in_cache(dout):
-        without_var = torch.addcmul(dout, xhat, sum_dxhat, value=-1 / (n - correction))
-        dx = cast(scale * without_var.sub_(sum_d, alpha=1 / n), dout.dtype)
-    else:
-        without_var = torch.addcmul(scale * sum_d * (-1 / n), dout, scale)
-        through_var = scale * sum_dxhat * (-1 / (n - correction))
-        dx = cast(without_var.addcmul_(xhat, through_var), dout.dtype)
+    # The sums of a matrix broadcast without a first dimension, and have gain's shape.
+    sum_d, sum_dxhat = column_sums(
+        lambda dout, xhat: (dout, (dout, xhat)), dout, xhat, keepdim=xhat.dim() > 2
+    )
+
+    def bracket(dout: Tensor, xhat: Tensor, out: Tensor | None) -> Tensor:
+        without_var = torch.addcmul(dout, xhat, sum_dxhat, value=-1 / (n - correction), out=out)
+        return torch.mul(scale, without_var.sub_(sum_d, alpha=1 / n), out=out)
+
+    dx = by_rows(bracket, dout, xhat, dtype=dout.dtype)
     dgain, dbias = _as_gain(gain, sum_dxhat), _as_gain(gain, sum_d)
     return dx, dgain, dbias
 
@@ -134,7 +141,7 @@ def batchnorm_inference(
     refuse.batchnorm_inference(x, gain, bias, mean, var, eps)
     rank = x.dim()
     xhat = (x - _per_channel(mean, rank)) * (_per_channel(var, rank) + eps).rsqrt()
-    return _affine(xhat, gain, bias).to(x.dtype)
+    return _affine(xhat, gain, bias, x.dtype)
 
 
 def batchnorm_inference_backward(
@@ -152,38 +159,14 @@ def batchnorm_inference_backward(
     xhat = (x - _per_channel(mean, rank)) * inv_std
     scale = inv_std if gain is None else _per_channel(gain, rank) * inv_std
     dx = cast(dout * scale, x.dtype)
-    dgain = _as_gain(gain, _channel_sums(dout, xhat))
-    dbias = _as_gain(gain, _channel_sums(dout))
+    sum_d, sum_dxhat = column_sums(lambda dout, xhat: (dout, (dout, xhat)), dout, xhat)
+    dgain, dbias = _as_gain(gain, sum_dxhat), _as_gain(gain, sum_d)
     return dx, dgain, dbias
 
 
 def _count(x: Tensor) -> int:
     """How many numbers are normalized together."""
-    return x.shape[:1].numel() * x.shape[2:].numel()
-
-
-def _channel_sums(a: Tensor, b: Tensor | None = None, *, gain: Tensor | None = None) -> Tensor:
-    """Σ a, or Σ a · b, over all dimensions but the second: (1, c, 1…), or gain's (c) beside (n, c).
-
-    What is larger than the cache is added up by blocks of rows in a buffer of one block, so that no
-    product is written to memory.
-    """
-    dims = (0, *range(2, a.dim()))
-    keepdim = len(dims) > 1 or gain is None or gain.dim() > 1
-    if memory.in_cache(a):
-        return (wide(a) if b is None else a * b).sum(dims, keepdim=keepdim)
-    count = math.ceil(a.numel() / memory.CACHED)
-    if b is None:
-        first, *others = a.chunk(count)
-        buffer = wide(first).clone()
-        for block in others:
-            buffer[: len(block)].add_(block)
-    else:
-        (first, second), *pairs = zip(a.chunk(count), b.chunk(count), strict=True)
-        buffer = first * second
-        for block, other in pairs:
-            buffer[: len(block)].addcmul_(block, other)
-    return buffer.sum(dims, keepdim=keepdim)
+    return len(x) * x.shape[2:].numel()
 
 
 def _per_channel(numbers: Tensor, rank: int) -> Tensor:
@@ -198,8 +181,8 @@ def _as_gain(gain: Tensor | None, sums: Tensor) -> Gradient:
     return cast(sums if sums.shape == gain.shape else sums.view_as(gain), gain.dtype)
 
 
-def _affine(xhat: Tensor, gain: Tensor | None, bias: Tensor | None) -> Tensor:
+def _affine(xhat: Tensor, gain: Tensor | None, bias: Tensor | None, dtype: torch.dtype) -> Tensor:
     if gain is None or bias is None:
-        return xhat
-    rank = xhat.dim()
-    return torch.addcmul(_per_channel(bias, rank), _per_channel(gain, rank), xhat)
+        return cast(xhat, dtype)
+    factor, shift = _per_channel(gain, xhat.dim()), _per_channel(bias, xhat.dim())
+    return by_rows(lambda xhat, out: torch.addcmul(shift, factor, xhat, out=out), xhat, dtype=dtype)

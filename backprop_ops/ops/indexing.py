@@ -31,10 +31,8 @@ def embedding(
     is no row of weight, a negative one included.
     """
     refuse.embedding(index, weight, padding_idx)
-    try:
+    with refuse.out_of_range("index", index, weight.shape[0], "rows of weight"):
         return F.embedding(index, weight, padding_idx, scale_grad_by_freq=scale_grad_by_freq)
-    except (IndexError, RuntimeError) as error:
-        refuse.raise_index_error(error, "index", index, weight.shape[0], "rows of weight")
 
 
 def embedding_backward(

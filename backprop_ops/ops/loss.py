@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F  # noqa: N812  # torch's own name for it
 from torch import Tensor
 
-from backprop_ops.ops import _large as memory
 from backprop_ops.ops import _refuse as refuse
+from backprop_ops.ops._large import in_one_piece
 from backprop_ops.ops._precision import cast, wide
 from backprop_ops.pair import Index, Kept
 
@@ -43,12 +43,12 @@ def nll_loss(
     is refused: torch gives nan.
     """
     refuse.classes("logprobs", logprobs, target, weight, ignore_index, reduction)
-    scores, row_weight = wide(logprobs), None if weight is None else wide(weight)
-    try:
-        out = F.nll_loss(scores, target, row_weight, ignore_index=ignore_index, reduction=reduction)
-    except (IndexError, RuntimeError) as error:
-        size = logprobs.shape[_class_dimension(logprobs)]
-        refuse.raise_index_error(error, "target", target, size, "classes of logprobs", ignore_index)
+    scores, class_weight = wide(logprobs), None if weight is None else wide(weight)
+    size = logprobs.shape[_class_dimension(logprobs)]
+    with refuse.out_of_range("target", target, size, "classes of logprobs", ignore_index):
+        out = F.nll_loss(
+            scores, target, class_weight, ignore_index=ignore_index, reduction=reduction
+        )
     return cast(out, logprobs.dtype)
 
 
@@ -99,26 +99,21 @@ def cross_entropy(
     refuse.classes("logits", logits, target, weight, ignore_index, reduction)
     refuse.fraction("label_smoothing", label_smoothing)
     scores, dim = wide(logits), _class_dimension(logits)
+    class_weight = None if weight is None else wide(weight)
     probs = scores.softmax(dim)
-    try:
-        total, divisor = _divisors(scores, target, weight, ignore_index, reduction)
-        if scores.requires_grad or memory.in_cache(scores):
-            row_weight = None if weight is None else wide(weight)
-            out = F.cross_entropy(
-                scores, target, row_weight, ignore_index=ignore_index, reduction=reduction
-            )
-        else:
-            losses = _losses(scores, probs, target, weight, ignore_index)
-            out = losses if reduction == "none" else losses.sum() / total
-    except (IndexError, RuntimeError) as error:
-        refuse.raise_index_error(
-            error, "target", target, logits.shape[dim], "classes of logits", ignore_index
+    size = scores.shape[dim]
+    with refuse.out_of_range("target", target, size, "classes of logits", ignore_index):
+        total, divisor = _divisors(scores, target, class_weight, ignore_index, reduction)
+        out = _loss(
+            scores,
+            probs,
+            target,
+            total,
+            class_weight,
+            ignore_index,
+            reduction,
+            label_smoothing,
         )
-    if label_smoothing:
-        logprobs = scores.log_softmax(dim) * _along_classes(weight, scores)
-        everywhere = (-logprobs.mean(dim, keepdim=True) / divisor).masked_fill(divisor.isinf(), 0)
-        spread = everywhere.squeeze(dim) if reduction == "none" else everywhere.sum()
-        out = (1 - label_smoothing) * out + label_smoothing * spread
     return CrossEntropy(cast(out, logits.dtype), probs, divisor)
 
 
@@ -135,8 +130,7 @@ def cross_entropy_backward(
     """dlogits[i] = dout / Σᵢ w[target[i]] · (softmax(logits)[i] · Σⱼ q[i, j] - q[i])
 
     so dout / n · (softmax(logits) - one_hot(target)) by default. Each row sums to zero: what the
-    probabilities push down, the target pulls up. One array is made, the result: the probabilities
-    scaled, from which the target's part is taken in place.
+    probabilities push down, the target pulls up.
     """
     dim = _class_dimension(probs)
     dlosses = (dout.unsqueeze(dim) if reduction == "none" else dout) / divisor
@@ -144,12 +138,8 @@ def cross_entropy_backward(
     pull = _weighted(dlosses, weight, classes)  # on the target's logit
     if label_smoothing:
         pull = (1 - label_smoothing) * pull
-        share = label_smoothing / probs.shape[dim] * _along_classes(weight, probs)
-        pushed = probs * (pull + share.sum() * dlosses)
-        if memory.in_cache(probs):
-            pushed.sub_(share * dlosses)
-        else:
-            pushed.addcmul_(share, dlosses, value=-1)
+        share, shares = _shares(label_smoothing, weight, probs)
+        pushed = (probs * (pull + shares * dlosses)).sub_(share * dlosses)
     else:
         pushed = probs * pull
     dlogits = cast(pushed.scatter_add_(dim, classes, -pull), dout.dtype)
@@ -232,21 +222,41 @@ def _divisors(
     return total, torch.where(counted, total, math.inf).unsqueeze(_class_dimension(scores))
 
 
-def _losses(
-    scores: Tensor, probs: Tensor, target: Tensor, weight: Tensor | None, ignore_index: int
+def _loss(
+    scores: Tensor,
+    probs: Tensor,
+    target: Tensor,
+    total: Tensor,
+    weight: Tensor | None,
+    ignore_index: int,
+    reduction: str,
+    label_smoothing: float,
 ) -> Tensor:
-    """Each row's -w · ln softmax(scores)[target], 0 where ignored, without a second exponential.
+    """The loss of `cross_entropy`, from probs = softmax(scores) where arrays are large.
 
-    ln Σ e^scores is the largest score less the logarithm of its probability, which is 1 / classes
-    at least. Not for autograd, which finds another largest one where probabilities are equal by
-    rounding.
+    There a second exponential costs more than two reads: ln Σ e^scores is the largest score less
+    the logarithm of its probability, which is 1 / classes at least. Autograd would find two largest
+    probabilities where two are equal by rounding.
     """
+    whole = in_one_piece(scores, probs)
+    if whole and not label_smoothing:  # one kernel
+        return F.cross_entropy(
+            scores, target, weight, ignore_index=ignore_index, reduction=reduction
+        )
     dim = _class_dimension(scores)
-    logsumexp = scores.amax(dim, keepdim=True) - probs.amax(dim, keepdim=True).log()
     ignored = (target == ignore_index).unsqueeze(dim)
     classes = target.unsqueeze(dim).masked_fill(ignored, 0)
+    if whole:
+        logsumexp = scores.logsumexp(dim, keepdim=True)
+    else:
+        logsumexp = scores.amax(dim, keepdim=True) - probs.amax(dim, keepdim=True).log()
     losses = _weighted(logsumexp - scores.gather(dim, classes), weight, classes)
-    return losses.masked_fill(ignored, 0).squeeze(dim)
+    if label_smoothing:
+        share, shares = _shares(label_smoothing, weight, scores)
+        everywhere = shares * logsumexp - (share * scores).sum(dim, keepdim=True)
+        losses = (1 - label_smoothing) * losses + everywhere
+    losses = losses.masked_fill(ignored, 0).squeeze(dim)
+    return losses if reduction == "none" else losses.sum() / total
 
 
 def _classes(target: Tensor, scores: Tensor) -> Tensor:
@@ -258,6 +268,17 @@ def _classes(target: Tensor, scores: Tensor) -> Tensor:
 def _weighted(rows: Tensor, weight: Tensor | None, classes: Tensor) -> Tensor:
     """``rows``, each times the weight of its class."""
     return rows if weight is None else rows * wide(weight)[classes]
+
+
+def _shares(
+    label_smoothing: float, weight: Tensor | None, scores: Tensor
+) -> tuple[Tensor | float, Tensor | float]:
+    """What smoothing gives to each class, one number or along the classes, and to all of them."""
+    share = label_smoothing / scores.shape[_class_dimension(scores)]
+    if weight is None:
+        return share, label_smoothing
+    weighted = share * _along_classes(weight, scores)
+    return weighted, weighted.sum()
 
 
 def _along_classes(weight: Tensor | None, scores: Tensor) -> Tensor:
