@@ -59,7 +59,7 @@ def column_sums(
 ) -> list[Tensor]:
     """The sum of each of ``terms(*arrays)`` over all dimensions but the second.
 
-    Blocks are added up in an array of one block, so that no product is written to memory. The sums
+    (1, c, 1…), or (c) of a matrix without ``keepdim``. Blocks are added up in an array of one block, so that no product is written to memory. The sums
     of bfloat16 and float16 are in float32.
     """
     if in_one_piece(*arrays):

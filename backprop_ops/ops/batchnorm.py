@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -9,7 +10,7 @@ from torch import Tensor
 
 from backprop_ops.ops import _refuse as refuse
 from backprop_ops.ops._large import by_rows, column_sums
-from backprop_ops.ops._precision import cast, wide
+from backprop_ops.ops._precision import cast, wide, wide_dtype
 from backprop_ops.pair import Gradient, Kept
 
 __all__ = [
@@ -53,7 +54,7 @@ def batchnorm(
     is taken of x - mean, since E[x²] - E[x]² loses all digits where the mean is large, and so that
     x̂ keeps its own there, the mean is taken twice.
     """
-    refuse.batchnorm(x, gain, bias, eps, correction)
+    _refuse_batchnorm(x, gain, bias, eps, correction)
     n = _count(x)
     (total,) = column_sums(lambda x: (x,), x)
     rounded = total / n  # the mean, up to what rounding left of it
@@ -114,7 +115,7 @@ def update_running_statistics(
     is Bessel's, divided by n - 1, as PyTorch keeps it: training and evaluation differ by
     n / (n - 1) there, which the lecture calls a bug of the paper. With correction=1 they agree.
     """
-    refuse.running_statistics(running_mean, running_var, batch.mean, momentum)
+    _refuse_running_statistics(running_mean, running_var, batch.mean, momentum)
     n = batch.xhat.numel() / batch.mean.numel()
     mean = batch.mean.reshape(running_mean.shape)
     var = batch.var.reshape(running_var.shape) * ((n - correction) / (n - 1))
@@ -138,7 +139,7 @@ def batchnorm_inference(
     x, gain and bias as in `batchnorm`; mean and var (c) or (1, c), calibrated or running
     statistics, constants.
     """
-    refuse.batchnorm_inference(x, gain, bias, mean, var, eps)
+    _refuse_batchnorm_inference(x, gain, bias, mean, var, eps)
     rank = x.dim()
     xhat = (x - _per_channel(mean, rank)) * (_per_channel(var, rank) + eps).rsqrt()
     return _affine(xhat, gain, bias, x.dtype)
@@ -186,3 +187,66 @@ def _affine(xhat: Tensor, gain: Tensor | None, bias: Tensor | None, dtype: torch
         return cast(xhat, dtype)
     factor, shift = _per_channel(gain, xhat.dim()), _per_channel(bias, xhat.dim())
     return by_rows(lambda xhat, out: torch.addcmul(shift, factor, xhat, out=out), xhat, dtype=dtype)
+
+
+def _refuse_batchnorm(
+    x: Tensor, gain: Tensor | None, bias: Tensor | None, eps: float, correction: int
+) -> None:
+    """x (n, c, …), gain and bias of one shape, (c) or (1, c), and n greater than correction."""
+    _refuse_normalization(x, gain, bias, eps)
+    if eps < torch.finfo(wide_dtype(x.dtype)).tiny:
+        raise ValueError(f"eps must be above 0, came {eps}: equal rows have no deviation")
+    if not isinstance(correction, int):
+        raise TypeError(f"correction must be an integer, came {refuse.described(correction)}")
+    if correction < 0:
+        raise ValueError(f"correction must be 0 or more, came {correction}")
+    n, least = _count(x), max(correction, 1)
+    if n <= least:
+        raise ValueError(
+            f"x must have more than {least} row(s), came {n}: one has no deviation, and the "
+            f"variance divides by n - correction, with correction={correction}"
+        )
+
+
+def _refuse_batchnorm_inference(
+    x: Tensor,
+    gain: Tensor | None,
+    bias: Tensor | None,
+    mean: Tensor,
+    var: Tensor,
+    eps: float,
+) -> None:
+    """As for `batchnorm`, with mean and var, (c) or (1, c), of x's dtype or of float32."""
+    _refuse_normalization(x, gain, bias, eps)
+    for name, statistic in (("mean", mean), ("var", var)):
+        refuse.floating(**{name: statistic})
+        if statistic.dtype not in (x.dtype, wide_dtype(x.dtype)):
+            raise TypeError(f"{name} must have the dtype of x, {x.dtype}, came {statistic.dtype}")
+        refuse.per_column(name, statistic, x.shape[1])
+
+
+def _refuse_running_statistics(mean: Tensor, var: Tensor, batch: Tensor, momentum: float) -> None:
+    """mean and var (c) or (1, c), as many as there are in the batch's (1, c, 1…)."""
+    for name, statistic in (("running_mean", mean), ("running_var", var)):
+        refuse.floating(**{name: statistic})
+        refuse.per_column(name, statistic, batch.shape[1])
+    refuse.number(momentum=momentum)
+
+
+def _refuse_normalization(x: Tensor, gain: Tensor | None, bias: Tensor | None, eps: float) -> None:
+    parameters = {} if gain is None or bias is None else {"gain": gain, "bias": bias}
+    refuse.floating(x=x, **parameters)
+    if x.dim() < 2:
+        raise ValueError(f"x must be of shape (n, c) or (n, c, …), came {tuple(x.shape)}")
+    if (gain is None) != (bias is None):
+        given = "bias" if gain is None else "gain"
+        raise TypeError(f"gain and bias must both be given or both be None, came {given} alone")
+    if gain is not None and bias is not None:
+        refuse.per_column("gain", gain, x.shape[1])
+        if bias.shape != gain.shape:
+            raise ValueError(
+                f"bias must have the shape of gain, {tuple(gain.shape)}, came {tuple(bias.shape)}"
+            )
+    refuse.number(eps=eps)
+    if not 0 <= eps < math.inf:
+        raise ValueError(f"eps must be a finite number of 0 or more, came {eps}")

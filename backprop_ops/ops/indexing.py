@@ -30,7 +30,7 @@ def embedding(
     gets the k-th part of its gradient. Neither changes the output. Raises IndexError where an index
     is no row of weight, a negative one included.
     """
-    refuse.embedding(index, weight, padding_idx)
+    _refuse_embedding(index, weight, padding_idx)
     with refuse.out_of_range("index", index, weight.shape[0], "rows of weight"):
         return F.embedding(index, weight, padding_idx, scale_grad_by_freq=scale_grad_by_freq)
 
@@ -57,3 +57,19 @@ def embedding_backward(
         rows = rows.masked_fill((places == padding_idx % weight.shape[0]).unsqueeze(1), 0)
     dweight = none.index_add(0, places, rows).to(weight.dtype)
     return dweight
+
+
+def _refuse_embedding(places: Tensor, weight: Tensor, padding_idx: int | None) -> None:
+    """An index of any shape into weight (rows, width), and padding_idx None or one of the rows."""
+    refuse.index("index", places)
+    refuse.floating(weight=weight)
+    refuse.matrix("weight", weight, "(rows, width)")
+    if padding_idx is None:
+        return
+    if not isinstance(padding_idx, int):
+        raise TypeError(f"padding_idx must be an integer, came {refuse.described(padding_idx)}")
+    rows = weight.shape[0]
+    if not -rows <= padding_idx < rows:
+        raise IndexError(
+            f"padding_idx must lie in [{-rows}, {rows - 1}], the rows of weight, came {padding_idx}"
+        )

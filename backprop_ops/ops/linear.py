@@ -25,7 +25,7 @@ def matmul(x: Tensor, y: Tensor) -> Tensor:
     x (…, n, k), y (…, k, m), out (…, n, m); batches broadcast, and a vector is a row on the left
     and a column on the right, as in torch.
     """
-    refuse.matmul(x, y)
+    _refuse_matmul(x, y)
     return x @ y
 
 
@@ -58,7 +58,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     x (…, in), weight (in, out), bias (out) or (1, out), out (…, out). The weight is the lecture's;
     torch.nn.functional.linear takes the transposed one.
     """
-    refuse.linear(x, weight, bias)
+    _refuse_linear(x, weight, bias)
     out = x @ weight
     return out if bias is None else out + bias
 
@@ -72,3 +72,34 @@ def linear_backward(
     dweight = x.reshape(n, x.shape[-1]).mT @ dout.reshape(n, dout.shape[-1])
     dbias = None if bias is None else sum_to(dout, bias.shape)
     return dx, dweight, dbias
+
+
+def _refuse_matmul(x: Tensor, y: Tensor) -> None:
+    """Floating Tensors, vectors or (batches of) matrices, that can be multiplied."""
+    refuse.floating(x=x, y=y)
+    for name, tensor in (("x", x), ("y", y)):
+        if tensor.dim() == 0:
+            raise ValueError(f"{name} must be a vector or (a batch of) matrices, came a scalar")
+    rows = y.shape[-2] if y.dim() > 1 else y.shape[0]
+    if x.shape[-1] != rows:
+        raise ValueError(
+            f"y must have as many rows as x has columns, {x.shape[-1]}, "
+            f"came y of shape {tuple(y.shape)} for x of shape {tuple(x.shape)}"
+        )
+    refuse.shapes_that_broadcast("batch dimensions", x=x.shape[:-2], y=y.shape[:-2])
+
+
+def _refuse_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> None:
+    """x (…, in), weight (in, out), bias (out) or (1, out) or None, of one floating dtype."""
+    refuse.floating(x=x, weight=weight, **({} if bias is None else {"bias": bias}))
+    if x.dim() == 0:
+        raise ValueError("x must have a last dimension of features, came a scalar")
+    if weight.dim() != 2 or weight.shape[0] != x.shape[-1]:
+        hint = " (torch.nn.functional.linear keeps the transposed one: pass weight.T)"
+        transposed = weight.dim() == 2 and weight.shape[1] == x.shape[-1]
+        raise ValueError(
+            f"weight must be of shape (in, out) with in = {x.shape[-1]}, the last size of x, "
+            f"came {tuple(weight.shape)}{hint if transposed else ''}"
+        )
+    if bias is not None:
+        refuse.per_column("bias", bias, weight.shape[1])

@@ -42,7 +42,7 @@ def nll_loss(
     As in torch the mean of ignored rows alone is nan, and its gradient zero; the mean of no rows
     is refused: torch gives nan.
     """
-    refuse.classes("logprobs", logprobs, target, weight, ignore_index, reduction)
+    _refuse_classes("logprobs", logprobs, target, weight, ignore_index, reduction)
     scores, class_weight = wide(logprobs), None if weight is None else wide(weight)
     size = logprobs.shape[_class_dimension(logprobs)]
     with refuse.out_of_range("target", target, size, "classes of logprobs", ignore_index):
@@ -96,8 +96,8 @@ def cross_entropy(
     Shapes, ignore_index and reduction as in `nll_loss`. The logarithm is taken of no probability,
     which may be too small to be one, but as logits - ln Σ e^logits.
     """
-    refuse.classes("logits", logits, target, weight, ignore_index, reduction)
-    refuse.fraction("label_smoothing", label_smoothing)
+    _refuse_classes("logits", logits, target, weight, ignore_index, reduction)
+    _refuse_fraction("label_smoothing", label_smoothing)
     scores, dim = wide(logits), _class_dimension(logits)
     class_weight = None if weight is None else wide(weight)
     probs = scores.softmax(dim)
@@ -169,8 +169,8 @@ def soft_cross_entropy(
     (classes), a constant. reduction "mean" divides by the number of rows, whatever their weights,
     as torch; "sum" does not, "none" leaves the rows as they are.
     """
-    refuse.soft_classes("logits", logits, target, weight, reduction)
-    refuse.fraction("label_smoothing", label_smoothing)
+    _refuse_soft_classes("logits", logits, target, weight, reduction)
+    _refuse_fraction("label_smoothing", label_smoothing)
     dim = _class_dimension(logits)
     logprobs = wide(logits).log_softmax(dim)
     losses = -(_smoothed(target, weight, label_smoothing) * logprobs).sum(dim)
@@ -295,3 +295,67 @@ def _smoothed(target: Tensor, weight: Tensor | None, label_smoothing: float) -> 
         classes = target.shape[_class_dimension(target)]
         probs = (1 - label_smoothing) * probs + label_smoothing / classes
     return probs if weight is None else probs * _along_classes(weight, probs)
+
+
+def _refuse_classes(
+    name: str,
+    scores: Tensor,
+    target: Tensor,
+    weight: Tensor | None,
+    ignore_index: int,
+    reduction: str,
+) -> None:
+    """``scores`` (classes), (n, classes) or (n, classes, …), and the class of each row."""
+    _refuse_scores(name, scores, weight, reduction)
+    refuse.index("target", target)
+    rows = scores.shape[:1] + scores.shape[2:] if scores.dim() > 1 else ()
+    if target.shape != rows:
+        raise ValueError(
+            f"target must be of shape {tuple(rows)}, a class for each row of {name}, "
+            f"came {tuple(target.shape)}"
+        )
+    if not isinstance(ignore_index, int):
+        raise TypeError(f"ignore_index must be an integer, came {refuse.described(ignore_index)}")
+
+
+def _refuse_soft_classes(
+    name: str, scores: Tensor, target: Tensor, weight: Tensor | None, reduction: str
+) -> None:
+    """``scores`` as in `classes`, and the probability of each class in ``target``, of its shape."""
+    _refuse_scores(name, scores, weight, reduction)
+    refuse.floating(**{name: scores, "target": target})
+    if target.shape != scores.shape:
+        raise ValueError(
+            f"target must be of the shape of {name}, {tuple(scores.shape)}, "
+            f"came {tuple(target.shape)}"
+        )
+
+
+def _refuse_scores(name: str, scores: Tensor, weight: Tensor | None, reduction: str) -> None:
+    refuse.floating(**{name: scores})
+    rank = scores.dim()
+    if rank == 0:
+        raise ValueError(f"{name} must be of shape (classes) or (n, classes, …), came a scalar")
+    size = scores.shape[1 if rank > 1 else 0]
+    if size == 0:
+        raise ValueError(f"{name} must have at least one class, came {tuple(scores.shape)}")
+    if weight is not None:
+        refuse.tensor("weight", weight)
+        if weight.dtype != scores.dtype:
+            raise TypeError(
+                f"weight must have the dtype of {name}, {scores.dtype}, came {weight.dtype}"
+            )
+        if weight.shape != (size,):
+            raise ValueError(
+                f"weight must be of shape ({size},), one for each class, came {tuple(weight.shape)}"
+            )
+    if reduction not in ("none", "mean", "sum"):
+        raise ValueError(f"reduction must be none, mean or sum, came {refuse.described(reduction)}")
+    if reduction == "mean" and scores.numel() == 0:
+        raise ValueError(f"{name} must have at least one row to take a mean over, came 0 rows")
+
+
+def _refuse_fraction(name: str, option: float) -> None:
+    refuse.number(**{name: option})
+    if not 0 <= option <= 1:
+        raise ValueError(f"{name} must lie in [0, 1], came {option}")
