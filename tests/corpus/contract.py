@@ -22,6 +22,7 @@ TWO = draws((3, 4), (3, 4))
 AFFINE = draws((3, 4), (4,), (4,))
 MASK = draw(3, 4, seed=1) > 0
 X32 = draw(3, 4, dtype=torch.float32)
+FACTOR = tensor(1.5, dtype=torch.float64)
 
 
 # The forwards.
@@ -29,9 +30,6 @@ X32 = draw(3, 4, dtype=torch.float32)
 
 def square(x: Tensor) -> Tensor:
     return x * x
-
-
-SUMS: dict[tuple[torch.Size, torch.dtype], Tensor] = {}
 
 
 def square_of_rows(dout: Tensor, x: Tensor, rows: int) -> Tensor:
@@ -126,6 +124,9 @@ def upstream_changed_and_changed_back(dout, x):
     dx = dout.mul_(x) * 2
     dout.div_(x)
     return dx
+
+
+SUMS: dict[tuple[torch.Size, torch.dtype], Tensor] = {}
 
 
 @wrong(square, X, kind=Kind.STALE, mistake="state")
@@ -287,9 +288,6 @@ def relu(x: Tensor) -> Tensor:
     return x.relu()
 
 
-MASKS: dict[torch.Size, Tensor] = {}
-
-
 @wrong(relu, X, kind=Kind.OVERWRITTEN, mistake=("mutates-upstream", "aliased"))
 def zeros_written_into_the_upstream(dout, x):
     dout[x <= 0] = 0
@@ -299,6 +297,9 @@ def zeros_written_into_the_upstream(dout, x):
 @wrong(relu, X, kind=Kind.OVERWRITTEN, mistake="mutates-input")
 def x_clamped_in_place(dout, x):
     return dout * x.clamp_(min=0).sign()
+
+
+MASKS: dict[torch.Size, Tensor] = {}
 
 
 @wrong(relu, X, kind=Kind.STALE, mistake="state")
@@ -328,12 +329,12 @@ def exp(x: Tensor) -> Tensor:
     return x.exp()
 
 
-SEEN: dict[tuple[int, torch.Size], Tensor] = {}
-
-
 @wrong(exp, X, kind=Kind.OVERWRITTEN, mistake=("mutates-kept", "mutates-input", "aliased"))
 def output_multiplied_in_place(dout, out):
     return out.mul_(dout)
+
+
+SEEN: dict[tuple[int, torch.Size], Tensor] = {}
 
 
 @wrong(exp, X, kind=Kind.STALE, mistake="state")
@@ -356,9 +357,6 @@ def scaled_in_a_buffer(dout: Tensor, factor: float) -> Tensor:
     return BUFFERS[key].copy_(dout).mul_(factor)
 
 
-FACTORS: list[float] = []
-
-
 @right(scale, X, factor=1.0)
 def upstream_itself_for_a_factor_of_one(dout, *, factor):
     return dout if factor == 1 else dout * factor
@@ -372,6 +370,9 @@ def one_buffer_for_all_calls_copied_on_return(dout, *, factor):
 @wrong(scale, X, kind=Kind.STALE, mistake=("aliased", "state"))
 def one_buffer_for_all_calls(dout, *, factor):
     return scaled_in_a_buffer(dout, factor)
+
+
+FACTORS: list[float] = []
 
 
 @wrong(scale, X, kind=Kind.STALE, mistake=("state", "option-ignored"))
@@ -395,18 +396,12 @@ def none_for_a_number(dout, factor):
     return dout * factor, None
 
 
-@wrong(
-    scale_by,
-    X,
-    tensor(1.5, dtype=torch.float64),
-    kind=Kind.MISSING,
-    mistake=("dtype", "shape", "none-gradient"),
-)
+@wrong(scale_by, X, FACTOR, kind=Kind.MISSING, mistake=("dtype", "shape", "none-gradient"))
 def a_number_for_a_tensor_without_dimensions(dout, x, factor):
     return dout * factor, (dout * x).sum().item()
 
 
-@wrong(scale_by, X, tensor(1.5, dtype=torch.float64), kind=Kind.BROADCAST, mistake="shape")
+@wrong(scale_by, X, FACTOR, kind=Kind.BROADCAST, mistake="shape")
 def one_dimension_for_a_tensor_without_any(dout, x, factor):
     return dout * factor, (dout * x).sum().reshape(1)
 
@@ -469,12 +464,12 @@ class Gradients(NamedTuple):
     dbias: Tensor
 
 
-LAST: dict[tuple[torch.Size, torch.dtype], Tensor] = {}
-
-
 @right(affine, *draws((3, 4), (1, 4), (4,)))
 def a_record_of_gradients(dout, x, gain, bias):
     return Gradients(dout * gain, sum_to(dout * x, gain.shape), sum_to(dout, bias.shape))
+
+
+LAST: dict[tuple[torch.Size, torch.dtype], Tensor] = {}
 
 
 @wrong(affine, *AFFINE, kind=Kind.STALE, mistake="state")
@@ -710,14 +705,14 @@ def first(x: Tensor, y: Tensor) -> Tensor:
     return 2 * x
 
 
-@lru_cache(maxsize=64)
-def zeros(shape: torch.Size, dtype: torch.dtype) -> Tensor:
-    return torch.zeros(shape, dtype=dtype)
-
-
 @right(first, *draws((3, 4), (4,)))
 def zeros_for_the_input_that_is_not_used(dout, y):
     return 2 * dout, y.new_zeros(()).expand(y.shape)
+
+
+@lru_cache(maxsize=64)
+def zeros(shape: torch.Size, dtype: torch.dtype) -> Tensor:
+    return torch.zeros(shape, dtype=dtype)
 
 
 @wrong(first, *draws((3, 4), (4,)), kind=Kind.STALE, mistake=("aliased", "state"))

@@ -18,6 +18,7 @@ X, Y = draw(3, 4), draw(3, 4, seed=1)
 X32 = draw(3, 4, dtype=torch.float32)
 P, Q = positive(3, 4), positive(3, 4, seed=1)
 MASK = draw(3, 4, seed=1) > 0
+ROW = (draw(1, 4), draw(4, seed=1))
 
 
 def unit(*shape: int, seed: int = 0) -> Tensor:
@@ -466,12 +467,12 @@ def add(x: Tensor, y: Tensor) -> Tensor:
     return x + y
 
 
-ORDER = torch.Generator()
-
-
 @right(add, X, Y)
 def upstream_itself_for_both(dout, x, y):
     return sum_to(dout, x.shape), sum_to(dout, y.shape)
+
+
+ORDER = torch.Generator()
 
 
 @right(add, draw(6, 3), draw(3, seed=1))
@@ -485,8 +486,7 @@ def rows_summed_in_another_order_each_time(dout, x, y):
 
 @wrong(
     add,
-    draw(1, 4),
-    draw(4, seed=1),
+    *ROW,
     kind=Kind.BROADCAST,
     mistake=("missing-reduction", "upstream-collapsed", "size-one", "ignored-rows"),
 )
@@ -498,13 +498,7 @@ def mul(x: Tensor, y: Tensor) -> Tensor:
     return x * y
 
 
-@wrong(
-    mul,
-    draw(1, 4),
-    draw(4, seed=1),
-    kind=Kind.BROADCAST,
-    mistake=("factor", "missing-reduction", "wrong-count"),
-)
+@wrong(mul, *ROW, kind=Kind.BROADCAST, mistake=("factor", "missing-reduction", "wrong-count"))
 def scale_gets_the_mean_of_the_rows(dout, x, y):
     return dout * y, (dout * x).mean(0)
 

@@ -16,6 +16,8 @@ from tests.corpus.samples import draw, integers
 TABLE = draw(5, 3)
 ROWS = draw(4, 3, seed=1)
 SEGMENTS = tensor([0, 0, 1, 1, 2, 2])
+INDEX = tensor([[3, 0], [1, 3]])
+REPEATED = tensor([4, 0, 2, 4])
 
 
 def rows_added(dout: Tensor, index: Tensor, rows: int) -> Tensor:
@@ -44,7 +46,7 @@ def pads(padding_idx: int | None, rows: int) -> int | None:
 ONCE = tensor([3, 0, 4])  # no row twice
 
 
-@right(embedding, TABLE.float(), tensor([[3, 0], [1, 3]]))
+@right(embedding, TABLE.float(), INDEX)
 def one_row_after_the_other_in_float64(dout, weight, index, *, padding_idx):
     padding = pads(padding_idx, len(weight))
     dweight = torch.zeros_like(weight, dtype=torch.float64)
@@ -90,7 +92,7 @@ def a_repeated_row_is_assigned(dout, weight, index, *, padding_idx):
 @wrong(
     embedding,
     TABLE,
-    tensor([[3, 0], [1, 3]]),
+    INDEX,
     padding_idx=4,
     kind=Kind.IGNORED_ROWS,
     mistake=("option-ignored", "ignored-rows"),
@@ -126,7 +128,7 @@ def divided_by_how_often_a_row_is_used(dout, weight, index, *, padding_idx):
     return one_row_after_the_other_in_float64(dout, weight, index, padding_idx=padding_idx) / uses
 
 
-@wrong(embedding, TABLE, tensor([[3, 0], [1, 3]]), kind=Kind.LAYOUT, mistake="upstream-layout")
+@wrong(embedding, TABLE, INDEX, kind=Kind.LAYOUT, mistake="upstream-layout")
 def views_the_upstream_flat(dout, weight, index, *, padding_idx):
     flat = dout.view(-1, weight.shape[1])
     return one_row_after_the_other_in_float64(
@@ -150,7 +152,7 @@ def rows_that_nothing_uses_are_not_filled(dout, weight, index, *, padding_idx):
     return dweight
 
 
-@wrong(embedding, TABLE.float(), tensor([4, 0, 2, 4]), kind=Kind.PRECISION, mistake="dtype")
+@wrong(embedding, TABLE.float(), REPEATED, kind=Kind.PRECISION, mistake="dtype")
 def a_float32_buffer_is_returned(dout, weight, index, *, padding_idx):
     dweight = torch.zeros(weight.shape).index_add(
         0, index.flatten(), dout.reshape(-1, weight.shape[1]).float()
@@ -160,7 +162,7 @@ def a_float32_buffer_is_returned(dout, weight, index, *, padding_idx):
     return dweight
 
 
-@wrong(embedding, TABLE.float(), tensor([4, 0, 2, 4]), kind=Kind.PRECISION, mistake="dtype")
+@wrong(embedding, TABLE.float(), REPEATED, kind=Kind.PRECISION, mistake="dtype")
 def float32_rows_into_a_half_buffer(dout, weight, index, *, padding_idx):
     rows = dout.reshape(-1, weight.shape[1])
     if rows.dtype in (torch.bfloat16, torch.float16):
@@ -181,13 +183,7 @@ def product_with_the_one_hot(dout, weight, index):
     return hot(index.flatten(), len(weight), dout).mT @ dout.reshape(index.numel(), weight.shape[1])
 
 
-@wrong(
-    one_hot_embedding,
-    TABLE,
-    tensor([4, 0, 2, 4]),
-    kind=Kind.OTHER,
-    mistake=("hard-coded-size", "shape"),
-)
+@wrong(one_hot_embedding, TABLE, REPEATED, kind=Kind.OTHER, mistake=("hard-coded-size", "shape"))
 def as_many_rows_as_the_largest_index(dout, index):
     return rows_added(dout, index, int(index.max()) + 1)
 
@@ -543,9 +539,6 @@ def segment_mean(x: Tensor, segment: Index, *, count: int) -> SegmentMean:
     return SegmentMean(total / sizes, sizes)
 
 
-SIZES: dict[tuple[int, ...], Tensor] = {}
-
-
 @right(segment_mean, draw(6, 2), tensor([0, 0, 2, 0, 2, 2]), count=4)
 def by_the_sizes_that_were_kept(dout, segment, sizes):
     return (dout / sizes)[segment]
@@ -561,6 +554,9 @@ def by_the_sizes_that_were_kept(dout, segment, sizes):
 )
 def every_segment_as_large_as_the_mean_one(dout, segment, sizes):
     return dout[segment] * (len(sizes) / len(segment))
+
+
+SIZES: dict[tuple[int, ...], Tensor] = {}
 
 
 @wrong(

@@ -21,6 +21,7 @@ CLICKS = (draw(4, 3, seed=3) > 0).to(torch.float64)
 WEIGHTS = tensor([0.5, 1.0, 2.0], dtype=torch.float64)
 TEACHER = draw(4, 3, seed=4).softmax(1)
 CLASSES = tensor([0, 2, 1, 2])
+TOKENS = (draw(2, 3, 4), tensor([[0, 3, 1], [2, 2, 0]]))
 
 
 Reduction = Literal["mean", "sum", "none"]
@@ -245,7 +246,7 @@ def weighted_cross_entropy(logits, target, *, weight):
     return each.sum() / weight[target].sum()
 
 
-@right(weighted_cross_entropy, draw(4, 3), CLASSES, weight=WEIGHTS)
+@right(weighted_cross_entropy, ROWS, CLASSES, weight=WEIGHTS)
 def targets_weight_is_scattered(dout, logits, target, *, weight):
     heavy = weight[target][:, None]
     pulled = (heavy * logits.softmax(1)).scatter_add(1, target[:, None], -heavy)
@@ -254,7 +255,7 @@ def targets_weight_is_scattered(dout, logits, target, *, weight):
 
 @wrong(
     weighted_cross_entropy,
-    draw(4, 3),
+    ROWS,
     CLASSES,
     weight=WEIGHTS,
     kind=Kind.MEAN_COUNT,
@@ -270,7 +271,7 @@ def divides_by_the_rows_not_by_their_weights(dout, logits, target, *, weight):
 
 @wrong(
     weighted_cross_entropy,
-    draw(4, 3),
+    ROWS,
     CLASSES,
     weight=WEIGHTS,
     kind=Kind.VARIANT,
@@ -285,9 +286,6 @@ def softmax_is_not_weighted(dout, logits, target, *, weight):
 def nll(log_probs, target, *, reduction: Reduction = "mean"):
     each = -log_probs.gather(1, target[:, None])[:, 0]
     return reduced(each, reduction, max(len(target), 1))
-
-
-REMEMBERED: dict[tuple[int, ...], Tensor] = {}
 
 
 @right(nll, draw(5, 3), tensor([1, 2, 0, 1, 1]), reduction="none")
@@ -315,6 +313,9 @@ def upstream_of_rows_spread_over_classes(
     )
 
 
+REMEMBERED: dict[tuple[int, ...], Tensor] = {}
+
+
 @wrong(nll, draw(5, 3), tensor([1, 2, 0, 1, 1]), kind=Kind.STALE, mistake="state")
 def targets_of_the_first_call_are_remembered(dout, log_probs, target, *, reduction):
     shape = tuple(log_probs.shape)
@@ -328,7 +329,7 @@ def token_loss(logits: Tensor, target: Index) -> Tensor:
     return -logits.log_softmax(2).gather(2, target[:, :, None])[:, :, 0]
 
 
-@right(token_loss, draw(2, 3, 4), tensor([[0, 3, 1], [2, 2, 0]]))
+@right(token_loss, *TOKENS)
 def class_by_class(dout, logits, target):
     """One class after the other, into a tensor whose classes come first in memory."""
     probs = logits.softmax(2)
@@ -336,13 +337,7 @@ def class_by_class(dout, logits, target):
     return torch.stack(slopes).permute(1, 2, 0)
 
 
-@wrong(
-    token_loss,
-    draw(2, 3, 4),
-    tensor([[0, 3, 1], [2, 2, 0]]),
-    kind=Kind.LAYOUT,
-    mistake="upstream-layout",
-)
+@wrong(token_loss, *TOKENS, kind=Kind.LAYOUT, mistake="upstream-layout")
 def views_the_upstream_flat(dout, logits, target):
     flat = logits.flatten(0, 1)
     hot = functional.one_hot(target.flatten(), logits.shape[2])
@@ -374,6 +369,11 @@ def focal(logits, target, *, gamma=2.0):
     return -((1 - log_p.exp()) ** gamma * log_p).sum()
 
 
+def through_log_p(dlog_p: Tensor, logits: Tensor, target: Tensor) -> Tensor:
+    hot = functional.one_hot(target, logits.shape[1])
+    return dlog_p * (hot - logits.softmax(1))
+
+
 def slope_of_p(log_p: Tensor, gamma: float) -> Tensor:
     """Of the focal loss, in log p."""
     p = log_p.exp()
@@ -381,18 +381,13 @@ def slope_of_p(log_p: Tensor, gamma: float) -> Tensor:
     return pull - (1 - p) ** gamma
 
 
-def through_log_p(dlog_p: Tensor, logits: Tensor, target: Tensor) -> Tensor:
-    hot = functional.one_hot(target, logits.shape[1])
-    return dlog_p * (hot - logits.softmax(1))
-
-
-@right(focal, draw(4, 3), CLASSES, gamma=2.0)
+@right(focal, ROWS, CLASSES, gamma=2.0)
 def everything_recomputed(dout, logits, target, *, gamma):
     log_p = logits.log_softmax(1).gather(1, target[:, None])
     return through_log_p(dout * slope_of_p(log_p, gamma), logits, target)
 
 
-@wrong(focal, draw(4, 3), CLASSES, kind=Kind.STATISTICS, mistake="missing-term")
+@wrong(focal, ROWS, CLASSES, kind=Kind.STATISTICS, mistake="missing-term")
 def its_factor_taken_for_a_constant(dout, logits, target, *, gamma):
     log_p = logits.log_softmax(1).gather(1, target[:, None])
     return through_log_p(-dout * (1 - log_p.exp()) ** gamma, logits, target)

@@ -130,10 +130,10 @@ def attend(q, k, v, *, scale: float | None = None, mask: Tensor | None = None):
     return scores.softmax(-1) @ v
 
 
-BATCH_OF_ONE = (draw(1, 3, 4), draw(1, 5, 4, seed=1), draw(1, 5, 2, seed=2))
-
-
 QUERIES = (draw(2, 3, 4), draw(2, 5, 4, seed=1), draw(2, 5, 2, seed=2))
+
+
+BATCH_OF_ONE = (draw(1, 3, 4), draw(1, 5, 4, seed=1), draw(1, 5, 2, seed=2))
 
 
 @right(attend, *BATCH_OF_ONE)

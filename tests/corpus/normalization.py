@@ -20,10 +20,9 @@ BATCH = (draw(8, 3), draw(3, seed=1), draw(3, seed=2))
 SQUARE = (draw(5, 5), draw(5, seed=1), draw(5, seed=2))
 SCORES = draw(3, 5)
 TWO = (draw(3, 5), draw(3, 5, seed=1))
-
-
-def ones(*shape: int, dtype: torch.dtype = torch.float64) -> Tensor:
-    return torch.ones(shape, dtype=dtype)
+WITHOUT_GAIN = (draw(4, 6), torch.ones(6, dtype=torch.float64), draw(6, seed=2))
+MAPS = (draw(2, 4, 3), draw(4, seed=1))
+TEMPERATURE = tensor(1.5, dtype=torch.float64)
 
 
 class Normalized(NamedTuple):
@@ -129,9 +128,7 @@ def divided_by_inv_std(dxhat, xhat, inv_std):
 
 @wrong(
     layernorm,
-    X,
-    ones(6),
-    draw(6, seed=2),
+    *WITHOUT_GAIN,
     kind=Kind.STATISTICS,
     mistake=("missing-mean-term", "missing-term", "factor"),
 )
@@ -142,9 +139,7 @@ def gain_applied_after_the_means(
     return dx, sum_to(dout * xhat, gain.shape), sum_to(dout, bias.shape)
 
 
-@wrong(
-    layernorm, X, ones(6), draw(6, seed=2), kind=Kind.VARIANT, mistake=("missing-term", "factor")
-)
+@wrong(layernorm, *WITHOUT_GAIN, kind=Kind.VARIANT, mistake=("missing-term", "factor"))
 def gain_forgotten(dout, gain, bias, xhat, inv_std):
     dx = layernorm_dx(dout, xhat, inv_std)
     return dx, sum_to(dout * xhat, gain.shape), sum_to(dout, bias.shape)
@@ -405,7 +400,7 @@ def groupnorm(x: Tensor, gain: Tensor, *, groups: int = 1, eps: float = 1e-5) ->
     return Normalized(xhat * gain[:, None], xhat, inv_std)
 
 
-@right(groupnorm, draw(2, 4, 3), draw(4, seed=1), groups=2)
+@right(groupnorm, *MAPS, groups=2)
 def groups_as_rows(dout, gain, xhat, inv_std, *, groups):
     n, c, length = dout.shape
     rows = (n, groups, c // groups * length)
@@ -417,8 +412,7 @@ def groups_as_rows(dout, gain, xhat, inv_std, *, groups):
 
 @wrong(
     groupnorm,
-    draw(2, 4, 3),
-    draw(4, seed=1),
+    *MAPS,
     groups=1,
     kind=Kind.BROADCAST,
     mistake=("wrong-axis", "option-ignored", "wrong-count"),
@@ -431,9 +425,7 @@ def means_over_all_channels(dout, gain, xhat, inv_std):
     return scale[:, :, None] * (dxhat - centre - along), (dout * xhat).sum((0, 2))
 
 
-@wrong(
-    groupnorm, draw(2, 4, 3), draw(4, seed=1), groups=2, kind=Kind.LAYOUT, mistake="upstream-layout"
-)
+@wrong(groupnorm, *MAPS, groups=2, kind=Kind.LAYOUT, mistake="upstream-layout")
 def views_of_the_upstream(dout, gain, xhat, inv_std, *, groups):
     """``view`` for ``reshape``, which an upstream in another layout does not allow."""
     dxhat = (dout.view(len(dout), -1) * gain.repeat_interleave(dout.shape[2])).view(
@@ -485,13 +477,25 @@ def centred_as_a_layernorm(dout, x, gain, inv_rms):
     return rmsnorm_dx(dout, x, gain, inv_rms) - inv_rms * mean(dout * gain)
 
 
-@wrong(rmsnorm, X, ones(6), kind=Kind.STATISTICS, mistake=("missing-term", "factor"))
+@wrong(
+    rmsnorm,
+    X,
+    torch.ones(6, dtype=torch.float64),
+    kind=Kind.STATISTICS,
+    mistake=("missing-term", "factor"),
+)
 @rmsnorm_by
 def gain_missing_from_the_projection(dout, x, gain, inv_rms):
     return inv_rms * (dout * gain - x * inv_rms * mean(dout * x * inv_rms))
 
 
-@wrong(rmsnorm, X, ones(6), kind=Kind.VARIANT, mistake=("factor", "missing-term"))
+@wrong(
+    rmsnorm,
+    X,
+    torch.ones(6, dtype=torch.float64),
+    kind=Kind.VARIANT,
+    mistake=("factor", "missing-term"),
+)
 def square_of_the_gain_in_the_projection(
     dout, x, gain, inv_rms, out
 ):  # the output for the normalized x
@@ -524,7 +528,7 @@ def rmsnorm_from_one(x: Tensor, gain: Tensor, *, eps: float = 1e-5) -> Scaled:
 @right(rmsnorm_from_one, *SCALED)
 @rmsnorm_by
 def one_added_to_the_gain(dout, x, gain, inv_rms):
-    return rmsnorm_dx(dout + dout * gain, x, ones(1).to(x), inv_rms)
+    return rmsnorm_dx(dout + dout * gain, x, x.new_ones(1), inv_rms)
 
 
 @wrong(rmsnorm_from_one, *SCALED, kind=Kind.VARIANT, mistake="missing-term")
@@ -853,20 +857,14 @@ def softmax_of_learned_temperature(x: Tensor, temperature: Tensor) -> Tensor:
     return (x / temperature).softmax(-1)
 
 
-@right(softmax_of_learned_temperature, SCORES, tensor(1.5, dtype=torch.float64))
+@right(softmax_of_learned_temperature, SCORES, TEMPERATURE)
 def two_gradients_from_one_product(dout, x, temperature, out):
     dscaled = out * (dout - (dout * out).sum(-1, keepdim=True))
     dtemperature = -dscaled * (x / temperature) / temperature
     return sum_to(dscaled / temperature, x.shape), sum_to(dtemperature, temperature.shape)
 
 
-@wrong(
-    softmax_of_learned_temperature,
-    SCORES,
-    tensor(1.5, dtype=torch.float64),
-    kind=Kind.VARIANT,
-    mistake="sign",
-)
+@wrong(softmax_of_learned_temperature, SCORES, TEMPERATURE, kind=Kind.VARIANT, mistake="sign")
 def wrong_sign_for_the_temperature(dout, x, temperature, out):
     dx, dtemperature = two_gradients_from_one_product(dout, x, temperature, out)
     return dx, -dtemperature

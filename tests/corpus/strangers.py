@@ -123,13 +123,13 @@ def cosine(x):
     return x.cos()
 
 
-CALLS = [0]
-
-
 @wrong(cosine, ROWS, kind=Kind.STALE, mistake="state")
 def seeds_what_others_draw_from(dout, x):
     torch.manual_seed(0)
     return -dout * x.sin()
+
+
+CALLS = [0]
 
 
 @wrong(cosine, ROWS, kind=Kind.STALE, mistake="state")
