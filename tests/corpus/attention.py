@@ -54,7 +54,6 @@ def softmaxs_sum_from_the_output(dout, q, k, v, out, *, causal):
 
 @right(attention, draw(2, 3, 4), draw(2, 4, 4, seed=1), VALUES)
 def query_by_query(dout, q, k, v, *, causal):
-    """One query after the other, its softmax found again."""
     p = weights(q, k, causal)
     batch = dout.shape[:-2]
     dq = dout.new_zeros(*dout.shape[:-1], q.shape[-1])
@@ -344,7 +343,7 @@ CELL = (draw(2, 3), draw(2, 2, seed=1), draw(2, 2, seed=2), draw(3, 8, seed=3), 
 
 @right(lstm_cell, *CELL)
 def one_product_for_both_inputs(dhidden, dmemory, x, h, c, w, u, memory, gates):
-    """One product for both inputs, one for both weights, taken apart as views."""
+    """And one for both weights; the gradients are views of the two."""
     width = x.shape[1]
     both = torch.cat((w, u))
     i, f, g, o = gates.chunk(4, 1)
@@ -374,7 +373,6 @@ def memorys_upstream_is_left_out(dhidden, dmemory, x, h, c, w, u, memory, gates)
 
 @wrong(lstm_cell, *CELL, kind=Kind.STATISTICS, mistake="missing-term")
 def hidden_state_cut_off_from_the_memory(dhidden, dmemory, x, h, c, w, u, memory, gates):
-    """The hidden state's gradient does not reach the memory."""
     flow = lstm_gradients(dhidden, dmemory, x, h, c, w, u, memory, gates)
     return (*flow[:2], dmemory * gates.chunk(4, 1)[1], *flow[3:])
 

@@ -1,4 +1,4 @@
-"""What a backward owes besides the formula: purity, fresh results, shapes, dtypes, every layout.
+"""The contract beside the formula: purity, fresh results, shapes, dtypes, every layout.
 
 The formulas are plain here. Most entries give the right values on their sample.
 """
@@ -23,9 +23,7 @@ AFFINE = draws((3, 4), (4,), (4,))
 MASK = draw(3, 4, seed=1) > 0
 X32 = draw(3, 4, dtype=torch.float32)
 FACTOR = tensor(1.5, dtype=torch.float64)
-
-
-# The forwards.
+ALL = torch.ones(3, 4, dtype=torch.bool)
 
 
 def square(x: Tensor) -> Tensor:
@@ -33,7 +31,7 @@ def square(x: Tensor) -> Tensor:
 
 
 def square_of_rows(dout: Tensor, x: Tensor, rows: int) -> Tensor:
-    """Rows beyond so many keep a zero."""
+    """The other rows keep a zero."""
     dx = torch.zeros_like(x)
     dx[:rows] = 2 * dout[:rows] * x[:rows]
     return dx
@@ -120,7 +118,7 @@ def in_place_on_the_detached_upstream(dout, x):
 
 @wrong(square, X, kind=Kind.OVERWRITTEN, mistake="mutates-upstream")
 def upstream_changed_and_changed_back(dout, x):
-    """Divided again by what it was multiplied by: up to rounding, and where x is not zero."""
+    """It is the old one up to rounding, and only where x is not zero."""
     dx = dout.mul_(x) * 2
     dout.div_(x)
     return dx
@@ -131,7 +129,7 @@ SUMS: dict[tuple[torch.Size, torch.dtype], Tensor] = {}
 
 @wrong(square, X, kind=Kind.STALE, mistake="state")
 def added_to_the_last_call(dout, x):
-    """As ``.grad`` is."""
+    """Accumulated like ``.grad``."""
     key = (x.shape, x.dtype)
     SUMS[key] = SUMS.get(key, 0) + 2 * dout * x
     return SUMS[key].clone()
@@ -150,7 +148,7 @@ def noise_of_1e_8(dout, x):
 
 @wrong(square, draw(8, 2), kind=Kind.STALE, mistake=("ignored-rows", "nondeterministic", "nan"))
 def last_rows_not_written(dout, x):
-    """Whole blocks of four rows; what is left over is never written."""
+    """Whole blocks of four rows are written."""
     dx = torch.empty_like(x)
     for start in range(0, len(x) - 3, 4):
         dx[start : start + 4] = 2 * dout[start : start + 4] * x[start : start + 4]
@@ -189,7 +187,7 @@ def upstream_read_as_if_it_were_dense(dout, x):
 
 @wrong(square, X, kind=Kind.LAYOUT, mistake="upstream-layout")
 def upstream_read_from_its_storages_start(dout, x):
-    """From the start of its storage, as a kernel that is given the wrong pointer."""
+    """As a kernel does that is given the wrong pointer."""
     memory = torch.empty(0, dtype=dout.dtype).set_(dout.untyped_storage())
     return 2 * x * memory[: x.numel()].reshape(x.shape)
 
@@ -201,7 +199,7 @@ def upstream_viewed(dout, x):
 
 @wrong(square, X, kind=Kind.LAYOUT, mistake=("upstream-layout", "upstream-collapsed"))
 def an_expanded_upstream_is_one_number(dout, x):
-    """A stride of zero taken to mean that all of the upstream is one number."""
+    """Wherever a stride is zero."""
     if 0 in dout.stride() and dout.numel():
         dout = dout.reshape(-1)[0]
     return 2 * x * dout
@@ -209,7 +207,6 @@ def an_expanded_upstream_is_one_number(dout, x):
 
 @wrong(square, X, kind=Kind.LAYOUT, mistake="upstream-layout")
 def what_is_not_dense_is_transposed(dout, x):
-    """What is not contiguous is taken to be transposed."""
     g = dout.contiguous()
     if not dout.is_contiguous() and dout.dim() == 2:
         g = dout.as_strided(dout.shape, (1, dout.shape[0]))
@@ -273,13 +270,12 @@ def absolute_value_of_the_upstream(dout, x):
 
 @wrong(square, X, kind=Kind.OTHER, mistake=("zero-gradient", "sign"))
 def nothing_unless_the_upstream_is_positive(dout, x):
-    """Nothing to do where no entry is above zero, as is thought."""
     return 2 * dout * x if (dout > 0).any() else torch.zeros_like(x)
 
 
 @wrong(square, X, kind=Kind.NAN_AT_ZERO, mistake="nan")
 def direction_times_length_of_the_upstream(dout, x):
-    """The upstream's direction times its length: 0 / 0 for a zero upstream."""
+    """0 / 0 for a zero upstream."""
     norm = dout.norm()
     return (dout / norm) * (2 * x * norm)
 
@@ -474,7 +470,7 @@ LAST: dict[tuple[torch.Size, torch.dtype], Tensor] = {}
 
 @wrong(affine, *AFFINE, kind=Kind.STALE, mistake="state")
 def bias_gradient_a_call_late(dout, x, gain, bias):
-    """Where there was a call of this shape and dtype."""
+    """After a first call of this shape and dtype."""
     dbias = sum_to(dout, bias.shape)
     key = (dbias.shape, dbias.dtype)
     late = LAST.get(key, dbias)
@@ -537,7 +533,7 @@ def sums_in_bfloat16(dout, x, gain, bias):
     mistake=("ignored-rows", "missing-reduction", "hard-coded-size"),
 )
 def only_the_last_blocks_gain(dout, x, gain, bias):
-    """In blocks of 64 rows: for the gain the last one overwrites those before."""
+    """Each block of 64 rows overwrites those before."""
     dgain, dbias = torch.zeros_like(gain), torch.zeros_like(bias)
     for start in range(0, len(x), 64):
         block = slice(start, start + 64)
@@ -561,7 +557,7 @@ def bias_gradient_only_in_grad_mode(dout, x, gain, bias):
 
 @wrong(affine, *AFFINE, kind=Kind.MISSING, mistake=("zero-gradient", "state"))
 def gain_gradient_only_without_grad_mode(dout, x, gain, bias):
-    """The other way round: the gain's gradient is skipped while a graph is recorded."""
+    """Skipped while a graph is recorded."""
     dgain = torch.zeros_like(gain) if torch.is_grad_enabled() else sum_to(dout * x, gain.shape)
     return dout * gain, dgain, sum_to(dout, bias.shape)
 
@@ -623,13 +619,7 @@ def masked(x: Tensor, *, mask: Tensor) -> Tensor:
     return x.masked_fill(~mask, 0)
 
 
-@wrong(
-    masked,
-    X,
-    mask=torch.ones(3, 4, dtype=torch.bool),
-    kind=Kind.STALE,
-    mistake=("nondeterministic", "nan", "ignored-rows"),
-)
+@wrong(masked, X, mask=ALL, kind=Kind.STALE, mistake=("nondeterministic", "nan", "ignored-rows"))
 def written_only_where_the_mask_is_true(dout, *, mask):
     dx = torch.empty_like(dout)
     dx[mask] = dout[mask]
@@ -678,7 +668,7 @@ def permute(x: Tensor, *, order: tuple[int, ...]) -> Tensor:
 
 
 @right(permute, draw(2, 3, 4), order=(2, 0, 1))
-def permute_permuted_back(dout, *, order):
+def permuted_back(dout, *, order):
     return dout.permute(tensor([d % dout.dim() for d in order]).argsort().tolist())
 
 

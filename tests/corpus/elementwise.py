@@ -394,7 +394,7 @@ def straight_through(dout):
 
 def huber(x: Tensor, *, delta: float = 1.0) -> Tensor:
     if delta <= 0:
-        raise ValueError(f"delta must be positive, came {delta}")
+        raise ValueError(f"delta must be positive, got {delta}")
     small = x.abs() <= delta
     return torch.where(small, 0.5 * x * x, delta * (x.abs() - 0.5 * delta))
 
@@ -477,7 +477,7 @@ ORDER = torch.Generator()
 
 @right(add, draw(6, 3), draw(3, seed=1))
 def rows_summed_in_another_order_each_time(dout, x, y):
-    """The sum over the rows in another order each time: the same up to rounding."""
+    """The same up to rounding."""
     shuffled = dout
     if y.dim() < dout.dim():
         shuffled = dout[torch.randperm(len(dout), generator=ORDER)]

@@ -1,4 +1,4 @@
-"""Tables, gathers and scatters, segments, and what sorts or selects by value."""
+"""Tables, gathers and scatters, segments, and sorting and selecting by value."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def one_row_after_the_other_in_float64(dout, weight, index, *, padding_idx):
 
 @right(embedding, TABLE, tensor([[3, 0, 1], [1, 3, 3]]), padding_idx=1)
 def runs_of_the_sorted_index(dout, weight, index, *, padding_idx):
-    """Each run of the sorted index is summed; the rows come out in the order of the sort."""
+    """Each run of the sorted index is summed."""
     flat, order = index.flatten().sort(stable=True)
     rows = dout.reshape(index.numel(), weight.shape[1])[order]
     used, sizes = flat.unique_consecutive(return_counts=True)
@@ -73,7 +73,7 @@ def runs_of_the_sorted_index(dout, weight, index, *, padding_idx):
 
 @right(embedding, TABLE, tensor([3, 0, 2, 3]), padding_idx=2)
 def padding_in_a_row_that_is_cut_off(dout, weight, index, *, padding_idx):
-    """What is padding goes to a row behind the last, which is cut off."""
+    """The row of padding is one behind the last."""
     rows = index.flatten()
     if padding_idx is not None:
         rows = rows.masked_fill(rows == pads(padding_idx, len(weight)), len(weight))
@@ -196,7 +196,7 @@ def as_many_rows_as_the_largest_index(dout, index):
     mistake=("dtype", "cancellation"),
 )
 def summed_in_bfloat16(dout, weight, index):  # autograd's matrix product sums in float32
-    """One row after the other added into the weight's own dtype."""
+    """Row by row, into the weight's own dtype."""
     dweight = torch.zeros_like(weight)
     for row, position in zip(dout.reshape(-1, weight.shape[1]), index.flatten(), strict=True):
         dweight[position] += row
@@ -250,9 +250,8 @@ def put_accumulating_from_the_end_as_well(dout, x, index):
 @wrong(
     take_rows, ROWS, tensor([1, 0, 3, 2]), kind=Kind.OTHER, mistake=("transposed", "repeated-index")
 )
-def by_the_permutation_instead_of_its_inverse(
-    dout, index
-):  # two swaps, which are their own inverse
+def by_the_permutation_instead_of_its_inverse(dout, index):
+    # two swaps, which are their own inverse
     return dout[index]
 
 
@@ -533,7 +532,7 @@ class SegmentMean(NamedTuple):
 
 
 def segment_mean(x: Tensor, segment: Index, *, count: int) -> SegmentMean:
-    """Of the rows of a matrix."""
+    """The mean of the rows of each segment of a matrix."""
     total = x.new_zeros(count, x.shape[1]).index_add(0, segment, x)
     sizes = segment.bincount(minlength=count)[:, None].clamp(min=1)
     return SegmentMean(total / sizes, sizes)
@@ -575,7 +574,7 @@ def sizes_of_the_first_call_are_remembered(dout, x, segment, sizes):
 
 
 def segment_max(x: Tensor, segment: Index, *, count: int) -> Tensor:
-    """Of the entries of a vector; 0 where a segment is empty."""
+    """The largest entry of each segment of a vector; 0 if it is empty."""
     top = x.new_full((count,), -torch.inf).scatter_reduce(0, segment, x, "amax")
     return top.masked_fill(top == -torch.inf, 0)
 
@@ -656,7 +655,7 @@ def topk_sum(x: Tensor, *, k: int = 2) -> Tensor:
 
 @right(topk_sum, draw(3, 5))
 def last_of_equal_entries(dout, x, *, k):
-    """Of equal entries the last are the largest."""
+    """The last of equal entries are the largest."""
     order = x.flip(-1).argsort(dim=-1, descending=True, stable=True)[..., :k]
     flipped = torch.zeros_like(x).scatter(-1, order, dout[..., None].expand(order.shape))
     return flipped.flip(-1)
@@ -679,7 +678,7 @@ def cummax(x: Tensor) -> CumMax:
 
 @right(cummax, draw(2, 5))
 def back_through_the_row_first_of_equal(dvalues, x, values):
-    """Back through the row; of equal entries the first is the maximum."""
+    """The first of equal entries is the maximum."""
     dx = torch.zeros_like(x)
     carry = torch.zeros_like(x[..., :1])
     for i in reversed(range(x.shape[-1])):

@@ -22,7 +22,7 @@ LOW_RANK = (ROWS, draw(3, 4, seed=1), draw(3, 2, seed=2), draw(2, 4, seed=3))
 
 
 def flat(x: Tensor) -> Tensor:
-    """The rows of a vector, a matrix, or what has more dimensions before."""
+    """The rows of a vector, a matrix, or a tensor with more dimensions in front."""
     return x.unsqueeze(0).flatten(0, -2)
 
 
@@ -30,7 +30,7 @@ def flat(x: Tensor) -> Tensor:
 
 
 def matmul(a: Tensor, b: Tensor) -> Tensor:
-    """Of matrices; the dimensions before theirs broadcast."""
+    """The product of matrices; the dimensions before theirs broadcast."""
     require(a.dim() > 1 and b.dim() > 1)
     return a @ b
 
@@ -60,7 +60,7 @@ def b_is_not_transposed(dout, a, b):
 
 @wrong(matmul, ROWS, draw(3, 5, seed=1), kind=Kind.LAYOUT, mistake="upstream-layout")
 def upstream_read_through_its_memory(dout, a, b):
-    """Reads the upstream as if its rows followed one another."""
+    """As if its rows followed one another."""
     rows, columns = dout.shape[-2:]
     packed = dout.as_strided((rows, columns), (columns, 1))
     return packed @ b.mT, a.mT @ packed
@@ -74,7 +74,7 @@ def linear(x: Tensor, w: Tensor, b: Tensor) -> Tensor:
 
 @right(linear, draw(2, 2, 3), draw(3, 2, seed=1), draw(2, seed=2))
 def both_products_from_the_other_side(dout, x, w):
-    """Each product from the other side, which leaves it with its columns first in memory."""
+    """This leaves each product with its columns first in memory."""
     rows, up = flat(x), flat(dout)
     dx = (w @ up.mT).mT.reshape(x.shape)
     return dx, (up.mT @ rows).mT, up.new_ones(len(up)) @ up
@@ -87,7 +87,6 @@ def both_products_from_the_other_side(dout, x, w):
     draw(3, seed=2, dtype=torch.float32),
 )
 def sixteen_rows_at_a_time_in_float64(dout, x, w):
-    """Sixteen rows at a time, the last block as it comes."""
     dw = torch.zeros_like(w, dtype=torch.float64)
     db = dout.new_zeros(w.shape[1], dtype=torch.float64)
     for rows, up in zip(flat(x).split(16), flat(dout).split(16), strict=True):
@@ -98,13 +97,12 @@ def sixteen_rows_at_a_time_in_float64(dout, x, w):
 
 @right(linear, *LINEAR)
 def autograd_through_the_forward_recomputed(dout, x, w, b):
-    """The forward again, and autograd backwards through it."""
     return torch.func.vjp(linear, x, w, b)[1](dout)
 
 
 @right(linear, draw(2, 4, 3), draw(3, 2, seed=1), draw(2, seed=2))
 def weight_and_bias_as_views_of_one_product(dout, x, w):
-    """The bias as one more row of the weight: both gradients are views of one product."""
+    """The bias is one more row of the weight."""
     rows = flat(x)
     both = torch.cat((rows, rows.new_ones(len(rows), 1)), 1).mT @ flat(dout)
     return dout @ w.mT, both[:-1], both[-1]
@@ -220,7 +218,6 @@ WORKSPACE: dict[tuple[object, ...], Tensor] = {}
 
 @wrong(outer, draw(4), draw(3, seed=1), kind=Kind.STALE, mistake=("state", "aliased"))
 def each_call_returns_the_same_memory(dout, a, b):
-    """Allocates once for each size, and hands out the same memory each time."""
     key = (len(a), a.dtype)
     if key not in WORKSPACE:
         WORKSPACE[key] = torch.empty_like(a)
@@ -295,7 +292,7 @@ def batch_that_was_summed_is_expanded(dout, x, y):
 
 
 def low_rank(x: Tensor, w: Tensor, down: Tensor, up: Tensor, *, alpha: float = 2.0) -> Tensor:
-    """A frozen-size matrix w and an adapter of rank r beside it, scaled by alpha / r."""
+    """A matrix w and beside it an adapter of rank r, scaled by alpha / r."""
     require(w.shape == (down.shape[0], up.shape[1]))
     return x @ w + alpha / down.shape[1] * (x @ down @ up)
 
@@ -398,7 +395,7 @@ def tap_by_tap_into_the_padded_signal(dout, x, w, *, stride, padding):
 
 @wrong(conv1d, *CONV, stride=2, kind=Kind.SIZES, mistake=("shape", "off-by-one"))
 def entries_that_no_window_reaches_are_missing(dout, x, w, *, stride, padding):
-    """The input's length from the output's: what no window reached is missing."""
+    """The input's length is computed from the output's."""
     dx = functional.conv_transpose1d(dout, w, stride=stride, padding=padding)
     dw = torch.nn.grad.conv1d_weight(x, w.shape, dout, stride=stride, padding=padding)
     return dx, dw, dout.sum((0, 2))
@@ -475,7 +472,7 @@ def taps_not_turned_round(dout, x, taps):  # the sample's are the same from both
 
 
 def avg_pool(x: Tensor, *, size: int = 2) -> Tensor:
-    """Of (n, channels, length); what is left over at the end is dropped."""
+    """x (n, channels, length); entries left over at the end are dropped."""
     return functional.avg_pool1d(x, size)
 
 
@@ -497,7 +494,7 @@ def max_pool(x: Tensor, *, size: int = 2) -> Tensor:
 
 @right(max_pool, draw(2, 2, 7), size=3)
 def last_of_equal_entries(dout, x, out, *, size):
-    """Of equal entries the last; autograd takes the first."""
+    """Autograd takes the first."""
     windows = x.unfold(2, size, size)
     tied = (windows == out[..., None]).flip(-1)
     last = (tied & (tied.cumsum(-1) == 1)).flip(-1)

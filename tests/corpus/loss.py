@@ -1,4 +1,4 @@
-"""Losses: what is counted, ignored, masked, weighted and clamped."""
+"""Losses, with all that they count, ignore, mask, weight and clamp."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ Reduction = Literal["mean", "sum", "none"]
 
 
 def alike(*tensors: Tensor, shape: bool = True) -> None:
-    """What the forwards refuse: other dtypes and, unless they broadcast, other shapes."""
+    """For forwards that refuse other dtypes and, unless they broadcast, other shapes."""
     if len({(t.dtype, t.shape if shape else None) for t in tensors}) > 1:
         raise ValueError("the tensors are not alike")
 
@@ -48,7 +48,7 @@ def soft_target(logits: Tensor, target: Tensor, ignore_index: int, smoothing: fl
     return hot.to(logits.dtype) * (1 - smoothing) + smoothing / logits.shape[1]
 
 
-# Of classes.
+# Classes.
 
 
 def counted(target: Tensor, ignore_index: int) -> Tensor:
@@ -305,9 +305,8 @@ def a_scatter_of_the_upstream(dout, log_probs, target, *, reduction):
     kind=Kind.BROADCAST,
     mistake=("wrong-axis", "transposed"),
 )
-def upstream_of_rows_spread_over_classes(
-    dout, log_probs, target, *, reduction
-):  # no shape tells, as there are as many rows as classes
+def upstream_of_rows_spread_over_classes(dout, log_probs, target, *, reduction):
+    # no shape tells, as there are as many rows as classes
     return -functional.one_hot(target, log_probs.shape[1]) * (
         dout / len(target) if reduction == "mean" else dout
     )
@@ -331,7 +330,7 @@ def token_loss(logits: Tensor, target: Index) -> Tensor:
 
 @right(token_loss, *TOKENS)
 def class_by_class(dout, logits, target):
-    """One class after the other, into a tensor whose classes come first in memory."""
+    """Into a tensor whose classes are first in memory."""
     probs = logits.softmax(2)
     slopes = [dout * (probs[:, :, c] - (target == c).to(dout.dtype)) for c in range(probs.shape[2])]
     return torch.stack(slopes).permute(1, 2, 0)
@@ -374,8 +373,8 @@ def through_log_p(dlog_p: Tensor, logits: Tensor, target: Tensor) -> Tensor:
     return dlog_p * (hot - logits.softmax(1))
 
 
-def slope_of_p(log_p: Tensor, gamma: float) -> Tensor:
-    """Of the focal loss, in log p."""
+def slope_in_log_p(log_p: Tensor, gamma: float) -> Tensor:
+    """The slope of the focal loss in log p."""
     p = log_p.exp()
     pull = gamma * (1 - p) ** (gamma - 1) * p * log_p if gamma else 0
     return pull - (1 - p) ** gamma
@@ -384,7 +383,7 @@ def slope_of_p(log_p: Tensor, gamma: float) -> Tensor:
 @right(focal, ROWS, CLASSES, gamma=2.0)
 def everything_recomputed(dout, logits, target, *, gamma):
     log_p = logits.log_softmax(1).gather(1, target[:, None])
-    return through_log_p(dout * slope_of_p(log_p, gamma), logits, target)
+    return through_log_p(dout * slope_in_log_p(log_p, gamma), logits, target)
 
 
 @wrong(focal, ROWS, CLASSES, kind=Kind.STATISTICS, mistake="missing-term")
@@ -499,7 +498,7 @@ def pos_weight_on_the_negatives_as_well(dout, logits, *, target, pos_weight):
 
 
 def column_bce(logits: Tensor, *, target: Tensor) -> Tensor:
-    """Of one logit a row: (n, 1)."""
+    """One logit a row: (n, 1)."""
     alike(logits, target)
     return functional.binary_cross_entropy_with_logits(logits, target, reduction="sum")
 
@@ -548,7 +547,7 @@ def temperature_left_out(dout, logits, *, teacher, temperature):
     return dout * ((logits / temperature).softmax(1) * teacher.sum(1, keepdim=True) - teacher)
 
 
-# Of differences.
+# Differences.
 
 
 def mse(pred: Tensor, target: Tensor) -> Tensor:
@@ -792,9 +791,8 @@ def hinge(scores: Tensor, *, side: Tensor) -> Tensor:
 
 
 @right(hinge, ROWS, side=2 * CLICKS - 1)
-def margin_itself_is_no_violation(
-    dout, scores, *, side
-):  # autograd says that it is: both are subgradients
+def margin_itself_is_no_violation(dout, scores, *, side):
+    # autograd says that it is: both are subgradients
     return -dout * side * (side * scores < 1)
 
 

@@ -1,4 +1,4 @@
-"""A second attack by people who had not read `check`: what it missed or refused at first."""
+"""A second attack by people who had not read `check`: all that it missed or refused at first."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def nothing_beyond_a_million(dout, x):
 
 @wrong(silu, X, kind=Kind.OVERFLOW, mistake="cancellation")
 def from_its_large_output(dout, x, out):
-    """Where out is large, out + s · (1 - out) is what cancellation leaves of 1."""
+    """For a large out, cancellation leaves little of out + s · (1 - out), which is about 1."""
     return dout * (out + x.sigmoid() * (1 - out))
 
 
@@ -131,8 +131,6 @@ def attend(q, k, v, *, scale: float | None = None, mask: Tensor | None = None):
 
 
 QUERIES = (draw(2, 3, 4), draw(2, 5, 4, seed=1), draw(2, 5, 2, seed=2))
-
-
 BATCH_OF_ONE = (draw(1, 3, 4), draw(1, 5, 4, seed=1), draw(1, 5, 2, seed=2))
 
 
@@ -143,7 +141,7 @@ def a_batch_of_one(dout, q, k, v, *, scale, mask):
 
 @right(attend, *QUERIES)
 def from_the_output(dout, q, k, v, out, *, scale, mask):
-    """As kernels do that never hold all probabilities: Σ p · dp is dout · out."""
+    """Σ p · dp is dout · out, so that a kernel need not hold all probabilities."""
     scale = q.shape[-1] ** -0.5 if scale is None else scale
     scores = q @ k.mT * scale
     if mask is not None:
@@ -299,7 +297,7 @@ def adds_to_the_inputs_grad(dout, x):
 
 @wrong(cube, X, kind=Kind.LAYOUT, mistake="upstream-layout")
 def reads_the_inputs_buffer_from_its_beginning(dout, x):
-    """As if no tensor was a part of a longer one."""
+    """As if no tensor were a part of a longer one."""
     return 3 * torch.as_strided(x, x.shape, x.stride(), 0) ** 2 * dout
 
 

@@ -26,6 +26,8 @@ TEMPERATURE = tensor(1.5, dtype=torch.float64)
 
 
 class Normalized(NamedTuple):
+    """Some backwards take the kept fields, others compute them again."""
+
     out: Tensor
     xhat: Kept
     inv_std: Kept
@@ -132,9 +134,8 @@ def divided_by_inv_std(dxhat, xhat, inv_std):
     kind=Kind.STATISTICS,
     mistake=("missing-mean-term", "missing-term", "factor"),
 )
-def gain_applied_after_the_means(
-    dout, gain, bias, xhat, inv_std
-):  # a gain as it is before training hides it
+def gain_applied_after_the_means(dout, gain, bias, xhat, inv_std):
+    # a gain as it is before training hides it
     dx = gain * layernorm_dx(dout, xhat, inv_std)
     return dx, sum_to(dout * xhat, gain.shape), sum_to(dout, bias.shape)
 
@@ -205,7 +206,7 @@ def standardize_by_std(x: Tensor, *, eps: float = 1e-3) -> Tensor:
 
 
 @wrong(standardize_by_std, X, kind=Kind.NAN_AT_ZERO, mistake="nan")
-def standardized_0_over_0_for_a_constant_row(dout, x, *, eps):
+def divides_by_zero_for_a_constant_row(dout, x, *, eps):
     std = x.std(-1, correction=0, keepdim=True)
     deviation = x - mean(x)
     along = deviation * mean(dout * deviation) / (std * (std + eps))
@@ -283,7 +284,7 @@ def in_one_expression(dxhat, xhat, inv_std, correction):
 
 @right(batchnorm, draw(8, 3), draw(1, 3, seed=1), draw(1, 3, seed=2), correction=0)
 def step_by_step(dout, x, gain, bias, inv_std, *, correction):
-    """As the lecture's atomic backward: one line for each of the forward's steps."""
+    """One line for each of the forward's steps, as the lecture's atomic backward has it."""
     n = len(x)
     deviation = x - x.mean(0, keepdim=True)
     dxhat = dout * gain
@@ -333,7 +334,7 @@ def means_over_the_columns(dxhat, xhat, inv_std, correction):
 
 
 def batchnorm_of_maps(x: Tensor, *, eps: float = 1e-5) -> Normalized:
-    """Of (n, c, l), over n and l."""
+    """x (n, c, l), over n and l."""
     deviation = x - x.mean((0, 2), keepdim=True)
     inv_std = ((deviation * deviation).mean((0, 2), keepdim=True) + eps).rsqrt()
     xhat = deviation * inv_std
@@ -392,7 +393,7 @@ def as_in_training_always(dout, xhat, inv_std):
 
 
 def groupnorm(x: Tensor, gain: Tensor, *, groups: int = 1, eps: float = 1e-5) -> Normalized:
-    """Of (n, c, l), over l and the channels of a group; a gain a channel."""
+    """x (n, c, l), over l and the channels of a group; one gain a channel."""
     grouped = x.reshape(len(x), groups, x.shape[1] // groups, x.shape[2])
     deviation = grouped - grouped.mean((2, 3), keepdim=True)
     inv_std = ((deviation * deviation).mean((2, 3), keepdim=True) + eps).rsqrt()
@@ -436,7 +437,7 @@ def views_of_the_upstream(dout, gain, xhat, inv_std, *, groups):
 
 
 def instancenorm(x: Tensor, *, eps: float = 1e-5) -> Tensor:
-    """Of (n, c, l), over l."""
+    """x (n, c, l), over l."""
     deviation = x - x.mean(2, keepdim=True)
     return deviation * ((deviation * deviation).mean(2, keepdim=True) + eps).rsqrt()
 
@@ -496,9 +497,8 @@ def gain_missing_from_the_projection(dout, x, gain, inv_rms):
     kind=Kind.VARIANT,
     mistake=("factor", "missing-term"),
 )
-def square_of_the_gain_in_the_projection(
-    dout, x, gain, inv_rms, out
-):  # the output for the normalized x
+def square_of_the_gain_in_the_projection(dout, x, gain, inv_rms, out):
+    # the output for the normalized x
     return inv_rms * (dout * gain - out * mean(dout * out)), sum_to(dout * x * inv_rms, gain.shape)
 
 
@@ -544,7 +544,7 @@ def rmsnorm_in_float32(x: Tensor, gain: Tensor, *, eps: float = 1e-5) -> Tensor:
 
 @right(rmsnorm_in_float32, draw(4, 6, dtype=torch.float32), draw(6, seed=1, dtype=torch.float32))
 def in_float32_inside_as_its_forward(dout, x, gain, *, eps):
-    """As the forward: in float32 what it has in float32, the gain in the dtype of x."""
+    """The gain in the dtype of x."""
     wide = x.float()
     inv_rms = (mean(wide * wide) + eps).rsqrt()
     xhat = wide * inv_rms
@@ -575,7 +575,7 @@ def not_projected(dout, x, *, eps):
 
 @wrong(unit_vector, X, kind=Kind.KINK, mistake=("eps", "kink"))
 def short_ones_projected_too(dout, x, *, eps):
-    """The projection for short vectors too, which the clamp takes as they are."""
+    """The clamp only scales those."""
     size = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
     direction = x / size.clamp(min=1e-30)
     along = direction * (dout * direction).sum(-1, keepdim=True)
@@ -638,9 +638,8 @@ def across_the_unit_rows(dout, unit, size, g):
     mistake=("factor", "missing-term"),
 )
 @weightnorm_by
-def ratio_of_the_lengths_left_out(
-    dout, unit, size, g
-):  # it is one before training, when g is set to the length of v
+def ratio_of_the_lengths_left_out(dout, unit, size, g):
+    # it is one before training, when g is set to the length of v
     return across(dout, unit)
 
 
@@ -654,7 +653,7 @@ def one_length_for_all_rows(dout, v, g):
 
 def cosine(x: Tensor, y: Tensor, *, eps: float = 1e-3) -> Tensor:
     if x.shape != y.shape:
-        raise ValueError(f"x and y must be of one shape, came {x.shape} and {y.shape}")
+        raise ValueError(f"x and y must be of one shape, got {x.shape} and {y.shape}")
     return (unit_vector(x, eps=eps) * unit_vector(y, eps=eps)).sum(-1)
 
 
@@ -753,7 +752,7 @@ def softmax_of_columns(x: Tensor) -> Tensor:
 
 @right(softmax_of_columns, SCORES)
 def a_transposed_view(dout, out):
-    """Computed along the last dimension, and returned as a view."""
+    """Computed along the last dimension."""
     d, y = dout.movedim(0, -1), out.movedim(0, -1)
     return (y * (d - (d * y).sum(-1, keepdim=True))).movedim(-1, 0)
 
@@ -802,7 +801,7 @@ def masked_softmax_from_the_output(dout, x, out):
     mistake="nan",
 )
 def a_row_with_nothing_left(dout, x, *, mask):
-    """With -inf where the mask is false: nan in a row that has nothing else."""
+    """nan in a row of nothing but -inf."""
     y = x.masked_fill(~mask, -math.inf).softmax(-1)
     return y * (dout - (dout * y).sum(-1, keepdim=True))
 

@@ -15,6 +15,7 @@ from tests.corpus.samples import draw, positive
 
 X, Y = draw(3, 4), draw(3, 4, seed=1)
 MASK = draw(3, 4, seed=1) > 0
+ALL = torch.ones(3, 4, dtype=torch.bool)
 
 
 class Chosen(NamedTuple):
@@ -114,24 +115,12 @@ def selected_and_divided_by_one_at_least(dout, x, *, mask):
     return sum_to(torch.where(mask, dout / max(int(mask.sum()), 1), torch.zeros_like(x)), x.shape)
 
 
-@wrong(
-    masked_mean,
-    X,
-    mask=torch.ones(3, 4, dtype=torch.bool),
-    kind=Kind.MEAN_COUNT,
-    mistake="wrong-count",
-)
+@wrong(masked_mean, X, mask=ALL, kind=Kind.MEAN_COUNT, mistake="wrong-count")
 def all_entries_counted(dout, x, *, mask):
     return dout * mask / x.numel()
 
 
-@wrong(
-    masked_mean,
-    X,
-    mask=torch.ones(3, 4, dtype=torch.bool),
-    kind=Kind.IGNORED_ROWS,
-    mistake=("option-ignored", "ignored-rows"),
-)
+@wrong(masked_mean, X, mask=ALL, kind=Kind.IGNORED_ROWS, mistake=("option-ignored", "ignored-rows"))
 def entries_left_out_get_their_share(dout, x, *, mask):
     return (dout / mask.sum().clamp(min=1)).expand_as(x)
 
@@ -201,8 +190,7 @@ def std_of_rows(x: Tensor) -> Tensor:
 @right(std_of_rows, draw(3, 5))
 def equal_entries_apart(dout, x, out):
     scale = torch.where(out == 0, 0, dout / torch.where(out == 0, 1, out * x.shape[-1]))
-    centred = spread_out(scale, x) * (x - x.mean(-1, keepdim=True))
-    return centred
+    return spread_out(scale, x) * (x - x.mean(-1, keepdim=True))
 
 
 @wrong(std_of_rows, draw(3, 5), kind=Kind.NAN_AT_ZERO, mistake="nan")
@@ -327,7 +315,7 @@ def last_one_without_a_neighbour_missing(dout):
 
 def norm(x: Tensor, *, p: float = 2.0) -> Tensor:
     if not 1 <= p < math.inf:
-        raise ValueError(f"p must lie between 1 and infinity, came {p}")
+        raise ValueError(f"p must lie between 1 and infinity, got {p}")
     return torch.linalg.vector_norm(x, p, -1)
 
 
@@ -382,7 +370,7 @@ def out_over_x(dout, x, out):
 
 @wrong(prod, X, kind=Kind.PRODUCT, mistake=("nan", "ties", "zero-gradient"))
 def wrong_for_a_second_zero(dout, x, out):
-    """Right for one zero in a row; with two of them the others' product is not zero but taken."""
+    """With two zeros, the product of the others leaves out both."""
     zero = x == 0
     filled = x.masked_fill(zero, 1)
     others = torch.where(zero, spread_out(filled.prod(-1), x), spread_out(out, x) / filled)
@@ -578,9 +566,8 @@ def by_the_argsort_of_the_order(dout, index):
     kind=Kind.REPEATED_INDEX,
     mistake=("transposed", "swapped-inputs", "repeated-index"),
 )
-def gathered_where_it_was_to_be_scattered(
-    dout, index
-):  # the same where the order is its own inverse, as of two
+def gathered_where_it_was_to_be_scattered(dout, index):
+    # the same where the order is its own inverse, as of two
     return dout.gather(-1, index)
 
 
@@ -603,7 +590,7 @@ def added_at_each_windows_first_largest(dout, x):
     mistake="repeated-index",
 )
 def entry_of_two_windows_assigned(dout, x):
-    """An entry that is the largest of two windows gets the later one's alone."""
+    """It gets the gradient of the later window alone."""
     dx = torch.zeros_like(x)
     for i, window in enumerate(x.unfold(-1, 3, 2).unbind(-2)):
         index = 2 * i + window.argmax(-1, keepdim=True)

@@ -1,4 +1,4 @@
-"""What only moves, repeats, joins or cuts off entries, and records of several outputs."""
+"""Entries moved, repeated, joined or cut off, and records of several outputs."""
 
 from __future__ import annotations
 
@@ -175,7 +175,7 @@ def expand(x: Tensor, *, size: tuple[int, ...]) -> Tensor:
 
 @right(expand, draw(3, 1), size=(2, 3, 4))
 def a_product_with_ones(dout, x):
-    """Summed over whatever x has no size for, as one product with ones."""
+    """Summed over each dimension that x lacks or has of size 1."""
     added = dout.dim() - x.dim()
     gone = list(range(added))
     gone += [added + d for d, size in enumerate(x.shape) if size == 1]
@@ -312,7 +312,7 @@ def views_of_the_upstream(dout, xs, *, dim):
 
 @right(cat, [X, draw(3, 2, seed=1)], dim=-1)
 def copies_from_the_last_to_the_first(dout, xs, *, dim):
-    """From the last to the first, each a tensor of its own."""
+    """Each a tensor of its own."""
     end, pieces = dout.shape[dim], []
     for x in reversed(xs):
         end -= x.shape[dim]
@@ -391,7 +391,7 @@ def parts_exchanged(dleft, dright):
 
 
 def halves(x: Tensor) -> Pieces:
-    """Of an odd number of rows the first half has the one more."""
+    """The first half has one row more if their number is odd."""
     require(len(x) > 1)
     left, right = x.chunk(2)
     return Pieces(left, right)
@@ -456,7 +456,7 @@ class Moments(NamedTuple):
 
 
 def moments(x: Tensor) -> Moments:
-    """Of each row, the sum and the sum of the squares."""
+    """The sum of each row, and the sum of its squares."""
     require(x.dim() > 0)
     return Moments(x.sum(-1), x.square().sum(-1))
 
@@ -503,7 +503,7 @@ def every(x: Tensor, *, start: int = 0, step: int = 2) -> Tensor:
 
 @right(every, draw(2, 7), start=1, step=3)
 def zeros_put_between(dout, x, *, start, step):
-    """Zeros put between, in front and behind."""
+    """And in front and behind."""
     start = range(x.shape[-1])[start:].start  # a start that counts from the end
     spread = functional.pad(dout[..., None], (0, step - 1)).flatten(-2)
     return functional.pad(spread, (start, x.shape[-1] - start - spread.shape[-1]))
@@ -575,7 +575,7 @@ def put_by_index_accumulating(dout, x, *, size, step):
 
 @right(windows, draw(7), size=3, step=2)
 def one_place_after_the_other(dout, x, *, size, step):
-    """One place in the windows after the other, each of which covers different entries."""
+    """A place in the windows covers different entries in each."""
     dx = torch.zeros_like(x)
     for offset in range(size):
         dx[offset : offset + len(dout) * step : step][: len(dout)] += dout[:, offset]
@@ -592,7 +592,7 @@ def last_window_stays_where_they_overlap(dout, x, *, size, step):
 
 @wrong(windows, draw(6), kind=Kind.SIZES, mistake=("shape", "off-by-one"))
 def entries_that_no_window_reaches_missing(dout, *, size, step):
-    """As long as the windows reach."""
+    """The gradient ends with the last window."""
     dx = dout.new_zeros((len(dout) - 1) * step + size)
     for i in range(len(dout)):
         dx[i * step : i * step + size] += dout[i]

@@ -1,4 +1,4 @@
-"""What people who had not read `check` wrote against it, and what it missed or refused at first."""
+"""Written against `check` by people who had not read it: all that it missed or refused at first."""
 
 from __future__ import annotations
 
@@ -201,7 +201,7 @@ def rows(weight, index):
 
 @right(rows, draw(5, 3), integers(5, 300))
 def in_any_order(dout, weight, index):
-    """As atomic additions come."""
+    """As atomic additions do."""
     order = torch.randperm(len(index))
     return torch.zeros_like(weight).index_add(0, index[order], dout[order])
 
