@@ -1,4 +1,4 @@
-"""What a wrong backward gets wrong: the 25 most common kinds, and where each was seen."""
+"""The 25 most common kinds of wrong backwards, and where each was seen."""
 
 from __future__ import annotations
 
@@ -6,14 +6,7 @@ from enum import Enum
 
 
 class Kind(Enum):
-    """From the most frequent and silent to the least. ``seen``: bug reports, by repository."""
-
-    what: str
-    seen: str
-
-    def __init__(self, what: str, seen: str) -> None:
-        self.what = what
-        self.seen = seen
+    """From the most frequent and silent to the least; the numbers are those of bug reports."""
 
     MEAN_COUNT = (
         "The denominator of a mean counts other rows or entries than the forward's.",

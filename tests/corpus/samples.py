@@ -1,4 +1,4 @@
-"""What the samples are drawn with, and how a forward refuses them."""
+"""How samples are drawn, and how a forward refuses one."""
 
 from __future__ import annotations
 

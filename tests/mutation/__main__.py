@@ -3,9 +3,9 @@ backwards it refuses.
 
     python -m tests.mutation [--only TEXT] [--json FILE]
 
-All judges are given the same: of a written mutant its own sample, of an automatic one (see
-`mutation`) the samples of its pair, one after the other until one shows it. Those known to be
-equivalent are left out. The right ones are those written here and the pairs' own.
+All judges are given the same: the sample of an entry of the corpus, and for an automatic mutant
+(see `mutation`) the samples of its pair, one after the other until one shows it. Those known to be
+equivalent are left out. The right ones are those of the corpus and the pairs' own.
 
 Each verdict is reached in a process of its own, since a mutant may hang, crash, or keep something
 from one call to the next. One without a verdict is flagged. With a file an interrupted run goes on
