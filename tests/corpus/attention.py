@@ -11,10 +11,10 @@ from torch import Tensor
 from backprop_ops import Kept, sum_to
 from tests.corpus import right, wrong
 from tests.corpus.kinds import Kind
-from tests.corpus.samples import draw, require
+from tests.corpus.samples import draw, draws, require
 
-QUERIES, KEYS, VALUES = draw(4, 4), draw(4, 4, seed=1), draw(4, 4, seed=2)
-GRU = (draw(2, 3), draw(2, 2, seed=1), draw(3, 6, seed=2), draw(2, 6, seed=3), draw(6, seed=4))
+QUERIES, KEYS, VALUES = draws((4, 4), (4, 4), (4, 4))
+GRU = draws((2, 3), (2, 2), (3, 6), (2, 6), (6,))
 ATTENTION = (QUERIES, KEYS, VALUES)
 
 
@@ -52,7 +52,7 @@ def softmaxs_sum_from_the_output(dout, q, k, v, out, *, causal):
     return sum_to(ds @ k, q.shape), sum_to(ds.mT @ q, k.shape), sum_to(p.mT @ dout, v.shape)
 
 
-@right(attention, draw(2, 3, 4), draw(2, 4, 4, seed=1), VALUES)
+@right(attention, *draws((2, 3, 4), (2, 4, 4)), VALUES)
 def query_by_query(dout, q, k, v, *, causal):
     p = weights(q, k, causal)
     batch = dout.shape[:-2]
@@ -169,13 +169,13 @@ def grouped_by(gather):
     return backward
 
 
-@right(grouped_attention, draw(6, 2, 2), draw(2, 3, 2, seed=1), draw(2, 3, 2, seed=2))
+@right(grouped_attention, *draws((6, 2, 2), (2, 3, 2), (2, 3, 2)))
 @grouped_by
 def heads_of_a_group_summed(grad, groups):
     return grad.unflatten(0, (groups, -1)).sum(1)
 
 
-HEADS = (draw(4, 3, 2), draw(1, 3, 2, seed=1), draw(1, 3, 2, seed=2))
+HEADS = draws((4, 3, 2), (1, 3, 2), (1, 3, 2))
 
 
 @wrong(
@@ -191,9 +191,7 @@ def heads_of_a_group_taken_in_turn(grad, groups):  # one group has no order
 
 @wrong(
     grouped_attention,
-    draw(2, 3, 2),
-    draw(2, 3, 2, seed=1),
-    draw(2, 3, 2, seed=2),
+    *draws((2, 3, 2), (2, 3, 2), (2, 3, 2)),
     kind=Kind.SHARED_HEADS,
     mistake=("missing-reduction", "missing-term"),
 )
@@ -338,7 +336,7 @@ def lstm_gradients(dhidden, dmemory, x, h, c, w, u, memory, gates):
     return dz @ w.mT, dz @ u.mT, dstate * f, x.mT @ dz, h.mT @ dz
 
 
-CELL = (draw(2, 3), draw(2, 2, seed=1), draw(2, 2, seed=2), draw(3, 8, seed=3), draw(2, 8, seed=4))
+CELL = draws((2, 3), (2, 2), (2, 2), (3, 8), (2, 8))
 
 
 @right(lstm_cell, *CELL)

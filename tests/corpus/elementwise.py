@@ -12,13 +12,13 @@ from torch.nn import functional
 from backprop_ops import Kept, sum_to
 from tests.corpus import right, wrong
 from tests.corpus.kinds import Kind
-from tests.corpus.samples import draw, positive
+from tests.corpus.samples import draw, draws, positive
 
-X, Y = draw(3, 4), draw(3, 4, seed=1)
+X, Y = draws((3, 4), (3, 4))
 X32 = draw(3, 4, dtype=torch.float32)
 P, Q = positive(3, 4), positive(3, 4, seed=1)
 MASK = draw(3, 4, seed=1) > 0
-ROW = (draw(1, 4), draw(4, seed=1))
+ROW = draws((1, 4), (4,))
 
 
 def unit(*shape: int, seed: int = 0) -> Tensor:
@@ -475,7 +475,7 @@ def upstream_itself_for_both(dout, x, y):
 ORDER = torch.Generator()
 
 
-@right(add, draw(6, 3), draw(3, seed=1))
+@right(add, *draws((6, 3), (3,)))
 def rows_summed_in_another_order_each_time(dout, x, y):
     """The same up to rounding."""
     shuffled = dout
@@ -503,7 +503,7 @@ def scale_gets_the_mean_of_the_rows(dout, x, y):
     return dout * y, (dout * x).mean(0)
 
 
-@wrong(mul, draw(4, 4), draw(4, seed=1), kind=Kind.BROADCAST, mistake=("wrong-axis", "transposed"))
+@wrong(mul, *draws((4, 4), (4,)), kind=Kind.BROADCAST, mistake=("wrong-axis", "transposed"))
 def summed_over_the_columns_not_the_rows(dout, x, y):
     return dout * y, (dout * x).sum(1)
 

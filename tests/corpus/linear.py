@@ -11,13 +11,13 @@ from torch.nn import functional
 from backprop_ops import sum_to
 from tests.corpus import right, wrong
 from tests.corpus.kinds import Kind
-from tests.corpus.samples import draw, require
+from tests.corpus.samples import draw, draws, require
 
-ROWS, SQUARE = draw(4, 3), draw(3, 3, seed=1)
+ROWS, SQUARE = draws((4, 3), (3, 3))
 IMAGE = draw(1, 2, 5, 4)
 MLP = (ROWS, draw(3, 5, seed=1), draw(3, 5, seed=2))
 LINEAR = (ROWS, draw(3, 2, seed=1), draw(2, seed=2))
-CONV = (draw(2, 3, 7), draw(2, 3, 3, seed=1), draw(2, seed=2))
+CONV = draws((2, 3, 7), (2, 3, 3), (2,))
 LOW_RANK = (ROWS, draw(3, 4, seed=1), draw(3, 2, seed=2), draw(2, 4, seed=3))
 
 
@@ -35,7 +35,7 @@ def matmul(a: Tensor, b: Tensor) -> Tensor:
     return a @ b
 
 
-@right(matmul, draw(2, 1, 3, 4), draw(3, 4, 2, seed=1))
+@right(matmul, *draws((2, 1, 3, 4), (3, 4, 2)))
 def by_einsum_summed_over_what_was_broadcast(dout, a, b):
     da = torch.einsum("...ik,...jk->...ij", dout, b)
     db = torch.einsum("...ij,...ik->...jk", a, dout)
@@ -43,11 +43,7 @@ def by_einsum_summed_over_what_was_broadcast(dout, a, b):
 
 
 @wrong(
-    matmul,
-    draw(2, 3, 4),
-    draw(4, 2, seed=1),
-    kind=Kind.BROADCAST,
-    mistake=("missing-reduction", "shape"),
+    matmul, *draws((2, 3, 4), (4, 2)), kind=Kind.BROADCAST, mistake=("missing-reduction", "shape")
 )
 def shared_b_not_summed_over_the_batch(dout, a, b):
     return dout @ b.mT, a.mT @ dout
@@ -72,7 +68,7 @@ def linear(x: Tensor, w: Tensor, b: Tensor) -> Tensor:
     return x @ w + b
 
 
-@right(linear, draw(2, 2, 3), draw(3, 2, seed=1), draw(2, seed=2))
+@right(linear, *draws((2, 2, 3), (3, 2), (2,)))
 def both_products_from_the_other_side(dout, x, w):
     """This leaves each product with its columns first in memory."""
     rows, up = flat(x), flat(dout)
@@ -80,12 +76,7 @@ def both_products_from_the_other_side(dout, x, w):
     return dx, (up.mT @ rows).mT, up.new_ones(len(up)) @ up
 
 
-@right(
-    linear,
-    draw(21, 2, dtype=torch.float32),
-    draw(2, 3, seed=1, dtype=torch.float32),
-    draw(3, seed=2, dtype=torch.float32),
-)
+@right(linear, *draws((21, 2), (2, 3), (3,), dtype=torch.float32))
 def sixteen_rows_at_a_time_in_float64(dout, x, w):
     dw = torch.zeros_like(w, dtype=torch.float64)
     db = dout.new_zeros(w.shape[1], dtype=torch.float64)
@@ -100,7 +91,7 @@ def autograd_through_the_forward_recomputed(dout, x, w, b):
     return torch.func.vjp(linear, x, w, b)[1](dout)
 
 
-@right(linear, draw(2, 4, 3), draw(3, 2, seed=1), draw(2, seed=2))
+@right(linear, *draws((2, 4, 3), (3, 2), (2,)))
 def weight_and_bias_as_views_of_one_product(dout, x, w):
     """The bias is one more row of the weight."""
     rows = flat(x)
@@ -110,9 +101,7 @@ def weight_and_bias_as_views_of_one_product(dout, x, w):
 
 @wrong(
     linear,
-    draw(1, 3),
-    draw(3, 4, seed=1),
-    draw(4, seed=2),
+    *draws((1, 3), (3, 4), (4,)),
     kind=Kind.BROADCAST,
     mistake=("factor", "wrong-count", "missing-reduction"),
 )
@@ -122,9 +111,7 @@ def mean_for_the_bias_of_one_row(dout, x, w):
 
 @wrong(
     linear,
-    draw(2, 2, 3),
-    draw(3, 2, seed=1),
-    draw(2, seed=2),
+    *draws((2, 2, 3), (3, 2), (2,)),
     kind=Kind.BROADCAST,
     mistake=("missing-reduction", "shape"),
 )
@@ -134,9 +121,7 @@ def bias_summed_over_the_first_dimension_only(dout, x, w):
 
 @wrong(
     linear,
-    draw(900, 2, dtype=torch.bfloat16),
-    draw(2, 2, seed=1, dtype=torch.bfloat16),
-    draw(2, seed=2, dtype=torch.bfloat16),
+    *draws((900, 2), (2, 2), (2,), dtype=torch.bfloat16),
     kind=Kind.PRECISION,
     mistake=("dtype", "cancellation"),
 )
@@ -155,9 +140,7 @@ def only_64_rows_reach_the_weight(dout, x, w):
 
 @wrong(
     linear,
-    draw(8, 3),
-    draw(3, 2, seed=1),
-    draw(2, seed=2),
+    *draws((8, 3), (3, 2), (2,)),
     kind=Kind.SIZES,
     mistake=("hard-coded-size", "missing-term"),
 )
@@ -203,12 +186,12 @@ def outer(a, b):
     return torch.outer(a, b)
 
 
-@right(outer, draw(3), draw(4, seed=1))
+@right(outer, *draws((3,), (4,)))
 def upstream_times_the_other(dout, a, b):
     return (dout * b).sum(1), (dout * a[:, None]).sum(0)
 
 
-@wrong(outer, draw(3), draw(3, seed=1), kind=Kind.MISSING, mistake=("swapped-inputs", "transposed"))
+@wrong(outer, *draws((3,), (3,)), kind=Kind.MISSING, mistake=("swapped-inputs", "transposed"))
 def two_gradients_exchanged(dout, a, b):
     return dout.mT @ a, dout @ b
 
@@ -216,7 +199,7 @@ def two_gradients_exchanged(dout, a, b):
 WORKSPACE: dict[tuple[object, ...], Tensor] = {}
 
 
-@wrong(outer, draw(4), draw(3, seed=1), kind=Kind.STALE, mistake=("state", "aliased"))
+@wrong(outer, *draws((4,), (3,)), kind=Kind.STALE, mistake=("state", "aliased"))
 def each_call_returns_the_same_memory(dout, a, b):
     key = (len(a), a.dtype)
     if key not in WORKSPACE:
@@ -286,7 +269,7 @@ def contract(x, y):
     return torch.einsum("bij,bkj->ik", x, y)
 
 
-@right(contract, draw(2, 3, 4), draw(2, 5, 4, seed=1))
+@right(contract, *draws((2, 3, 4), (2, 5, 4)))
 def batch_that_was_summed_is_expanded(dout, x, y):
     return dout.expand(len(y), *dout.shape) @ y, dout.mT @ x
 

@@ -12,11 +12,11 @@ from torch.nn import functional
 from backprop_ops import Index, Kept, sum_to
 from tests.corpus import right, wrong
 from tests.corpus.kinds import Kind
-from tests.corpus.samples import draw
+from tests.corpus.samples import draw, draws
 
 LOGITS = draw(5, 4)
 TARGET = tensor([2, 0, 1, 3, 0])
-ROWS, OTHERS, FARTHER = draw(4, 3), draw(4, 3, seed=1), draw(4, 3, seed=2)
+ROWS, OTHERS, FARTHER = draws((4, 3), (4, 3), (4, 3))
 CLICKS = (draw(4, 3, seed=3) > 0).to(torch.float64)
 WEIGHTS = tensor([0.5, 1.0, 2.0], dtype=torch.float64)
 TEACHER = draw(4, 3, seed=4).softmax(1)
@@ -567,7 +567,7 @@ def both_get_the_same_sign(dout, pred, target):
     return dout * 2 / pred.numel() * (pred - target), dout * 2 / pred.numel() * (pred - target)
 
 
-@wrong(mse, draw(6, 1), draw(6, 1, seed=1), kind=Kind.MEAN_COUNT, mistake=("wrong-count", "factor"))
+@wrong(mse, *draws((6, 1), (6, 1)), kind=Kind.MEAN_COUNT, mistake=("wrong-count", "factor"))
 def divides_by_the_rows(dout, pred, target):
     return dout * 2 / len(pred) * (pred - target), dout * 2 / len(pred) * (target - pred)
 

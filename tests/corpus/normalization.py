@@ -11,17 +11,17 @@ from torch import Tensor, tensor
 from backprop_ops import Kept, sum_to
 from tests.corpus import right, wrong
 from tests.corpus.kinds import Kind
-from tests.corpus.samples import draw
+from tests.corpus.samples import draw, draws
 
 X = draw(4, 6)
-SCALED = (draw(4, 6), draw(6, seed=1))
-LAYER = (draw(4, 6), draw(6, seed=1), draw(6, seed=2))
-BATCH = (draw(8, 3), draw(3, seed=1), draw(3, seed=2))
-SQUARE = (draw(5, 5), draw(5, seed=1), draw(5, seed=2))
+SCALED = draws((4, 6), (6,))
+LAYER = draws((4, 6), (6,), (6,))
+BATCH = draws((8, 3), (3,), (3,))
+SQUARE = draws((5, 5), (5,), (5,))
 SCORES = draw(3, 5)
-TWO = (draw(3, 5), draw(3, 5, seed=1))
+TWO = draws((3, 5), (3, 5))
 WITHOUT_GAIN = (draw(4, 6), torch.ones(6, dtype=torch.float64), draw(6, seed=2))
-MAPS = (draw(2, 4, 3), draw(4, seed=1))
+MAPS = draws((2, 4, 3), (4,))
 TEMPERATURE = tensor(1.5, dtype=torch.float64)
 
 
@@ -89,7 +89,7 @@ def layernorm_whole_jacobian(dxhat, xhat, inv_std):
     return (dxhat.unsqueeze(-2) @ jacobian).squeeze(-2) * inv_std
 
 
-@right(layernorm, draw(2, 3, 5), draw(5, seed=1), draw(5, seed=2))
+@right(layernorm, *draws((2, 3, 5), (5,), (5,)))
 @layernorm_by
 def centred_last(dxhat, xhat, inv_std):
     along = dxhat - xhat * mean(dxhat * xhat)
@@ -148,9 +148,7 @@ def gain_forgotten(dout, gain, bias, xhat, inv_std):
 
 @wrong(
     layernorm,
-    draw(1, 6),
-    draw(6, seed=1),
-    draw(6, seed=2),
+    *draws((1, 6), (6,), (6,)),
     kind=Kind.BROADCAST,
     mistake=("missing-reduction", "ignored-rows", "upstream-collapsed", "size-one"),
 )
@@ -282,7 +280,7 @@ def in_one_expression(dxhat, xhat, inv_std, correction):
     return inv_std * bracket / n
 
 
-@right(batchnorm, draw(8, 3), draw(1, 3, seed=1), draw(1, 3, seed=2), correction=0)
+@right(batchnorm, *draws((8, 3), (1, 3), (1, 3)), correction=0)
 def step_by_step(dout, x, gain, bias, inv_std, *, correction):
     """One line for each of the forward's steps, as the lecture's atomic backward has it."""
     n = len(x)
@@ -542,7 +540,7 @@ def rmsnorm_in_float32(x: Tensor, gain: Tensor, *, eps: float = 1e-5) -> Tensor:
     return (wide * ((wide * wide).mean(-1, keepdim=True) + eps).rsqrt()).to(x.dtype) * gain
 
 
-@right(rmsnorm_in_float32, draw(4, 6, dtype=torch.float32), draw(6, seed=1, dtype=torch.float32))
+@right(rmsnorm_in_float32, *draws((4, 6), (6,), dtype=torch.float32))
 def in_float32_inside_as_its_forward(dout, x, gain, *, eps):
     """The gain in the dtype of x."""
     wide = x.float()
@@ -643,7 +641,7 @@ def ratio_of_the_lengths_left_out(dout, unit, size, g):
     return across(dout, unit)
 
 
-@wrong(weightnorm, draw(1, 5), draw(1, seed=1), kind=Kind.STATISTICS, mistake="wrong-axis")
+@wrong(weightnorm, *draws((1, 5), (1,)), kind=Kind.STATISTICS, mistake="wrong-axis")
 def one_length_for_all_rows(dout, v, g):
     size = torch.linalg.vector_norm(v)
     unit = v / size

@@ -11,9 +11,9 @@ from torch import Tensor, tensor
 from backprop_ops import Kept, sum_to
 from tests.corpus import right, wrong
 from tests.corpus.kinds import Kind
-from tests.corpus.samples import draw, positive
+from tests.corpus.samples import draw, draws, positive
 
-X, Y = draw(3, 4), draw(3, 4, seed=1)
+X, Y = draws((3, 4), (3, 4))
 MASK = draw(3, 4, seed=1) > 0
 ALL = torch.ones(3, 4, dtype=torch.bool)
 
@@ -242,8 +242,7 @@ def one_is_the_others_negative(dout, x, target):
 
 @wrong(
     mean_square_error,
-    draw(6, 1),
-    draw(6, 1, seed=1),
+    *draws((6, 1), (6, 1)),
     kind=Kind.MEAN_COUNT,
     mistake=("wrong-count", "factor"),
 )

@@ -10,8 +10,8 @@ def draw(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> Tens
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
 
 
-def draws(*shapes: tuple[int, ...]) -> tuple[Tensor, ...]:
-    return tuple(draw(*shape, seed=seed) for seed, shape in enumerate(shapes))
+def draws(*shapes: tuple[int, ...], dtype: torch.dtype = torch.float64) -> tuple[Tensor, ...]:
+    return tuple(draw(*shape, seed=seed, dtype=dtype) for seed, shape in enumerate(shapes))
 
 
 def positive(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> Tensor:

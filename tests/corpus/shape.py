@@ -13,7 +13,7 @@ from torch.nn import functional
 from backprop_ops import sum_to
 from tests.corpus import right, wrong
 from tests.corpus.kinds import Kind
-from tests.corpus.samples import draw, require
+from tests.corpus.samples import draw, draws, require
 
 X = draw(3, 4)
 CUBE = draw(3, 3, 3)
@@ -275,24 +275,22 @@ def meshgrid(x: Tensor, y: Tensor) -> Grid:
     return Grid(rows, columns)
 
 
-@right(meshgrid, draw(3), draw(4, seed=1))
+@right(meshgrid, *draws((3,), (4,)))
 def products_with_ones(drows, dcolumns, x, y):
     return drows @ torch.ones_like(y), torch.ones_like(x) @ dcolumns
 
 
-@wrong(
-    meshgrid, draw(3), draw(3, seed=1), kind=Kind.BROADCAST, mistake=("wrong-axis", "transposed")
-)
+@wrong(meshgrid, *draws((3,), (3,)), kind=Kind.BROADCAST, mistake=("wrong-axis", "transposed"))
 def both_summed_over_the_columns(drows, dcolumns):
     return drows.sum(1), dcolumns.sum(1)
 
 
-@wrong(meshgrid, draw(3), draw(4, seed=1), kind=Kind.MISSING, mistake="none-gradient")
+@wrong(meshgrid, *draws((3,), (4,)), kind=Kind.MISSING, mistake="none-gradient")
 def no_gradient_for_y(drows, dcolumns):
     return drows.sum(1), None
 
 
-@wrong(meshgrid, draw(3), draw(4, seed=1), kind=Kind.BROADCAST, mistake="shape")
+@wrong(meshgrid, *draws((3,), (4,)), kind=Kind.BROADCAST, mistake="shape")
 def y_gets_a_matrix_of_one_row(drows, dcolumns):
     return drows.sum(1), dcolumns.sum(0, keepdim=True)
 
@@ -327,7 +325,7 @@ def parts_of_the_same_size(dout, xs, *, dim):
 
 @wrong(
     cat,
-    (draw(3, 3), draw(3, 3, seed=1)),
+    draws((3, 3), (3, 3)),
     kind=Kind.BROADCAST,
     mistake=("option-ignored", "wrong-axis", "shape"),
 )
@@ -358,7 +356,7 @@ def selected_from_the_upstream(dout, xs, *, dim):
 
 @wrong(
     stack,
-    (draw(2, 2), draw(2, 2, seed=1)),
+    draws((2, 2), (2, 2)),
     kind=Kind.BROADCAST,
     mistake=("option-ignored", "wrong-axis", "shape"),
 )
