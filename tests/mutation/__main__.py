@@ -3,9 +3,9 @@ backwards it refuses.
 
     python -m tests.mutation [--only TEXT] [--json FILE]
 
-All judges are given the same: of a written mutant its own sample, of an automatic one (see
-`mutation`) the samples of its pair, one after the other until one shows it. Those known to be
-equivalent are left out. The right ones are those written here and the pairs' own.
+All judges are given the same: the sample of an entry of the corpus, and for an automatic mutant
+(see `mutation`) the samples of its pair, one after the other until one shows it. Those known to be
+equivalent are left out. The right ones are those of the corpus and the pairs' own.
 
 Each verdict is reached in a process of its own, since a mutant may hang, crash, or keep something
 from one call to the next. One without a verdict is flagged. With a file an interrupted run goes on
@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import importlib
 import json
 import sys
 import time
@@ -28,31 +27,31 @@ from pathlib import Path
 from tqdm import tqdm
 
 from backprop_ops import pairs
+from tests.corpus import entries
 from tests.mutation.equivalent import EQUIVALENT
-from tests.mutation.judging import FAMILIES, JUDGES, Entry, Verdict, judge
+from tests.mutation.judging import JUDGES, Entry, Verdict, judge
 from tests.mutation.mutation import mutants, original
 
 
-def entries() -> Iterator[Entry]:
-    for family in FAMILIES:
-        module = importlib.import_module(family)
-        for kind in ("WRONG", "RIGHT"):
-            yield from (Entry(kind, name, family) for name in getattr(module, kind, ()))
+def candidates() -> Iterator[Entry]:
+    wrong, right = entries()
+    yield from (Entry("wrong", name) for name in wrong)
+    yield from (Entry("right", name) for name in right)
     for pair in pairs.values():
-        yield Entry("RIGHT", f"{pair.name}: itself", mutant=original(pair))
+        yield Entry("right", f"{pair.name}: itself", mutant=original(pair))
         for mutant in mutants(pair):
             if mutant.name not in EQUIVALENT:
                 yield Entry("automatic", mutant.name, mutant=mutant)
 
 
 def verdicts(found: Sequence[Entry], file: Path | None) -> list[Verdict]:
-    """Every judge on every entry, but for what the file has; each verdict is added as it comes."""
-    known: dict[tuple[str, ...], Verdict] = {}
+    """Every judge on every entry, but for what the file has; each verdict is added at once."""
+    known: dict[tuple[str, str, str], Verdict] = {}
     if file is not None and file.exists():
         for line in file.read_text().splitlines():
             verdict = Verdict(**json.loads(line))
-            known[verdict.kind, verdict.family, verdict.name, verdict.judge] = verdict
-    asked = {(e.kind, e.family, e.name, name): (name, e) for e in found for name in JUDGES}
+            known[verdict.kind, verdict.name, verdict.judge] = verdict
+    asked = {(e.kind, e.name, name): (name, e) for e in found for name in JUDGES}
     with contextlib.ExitStack() as stack:
         results = stack.enter_context(file.open("a")) if file is not None else None
         pool = stack.enter_context(ThreadPoolExecutor(2))
@@ -61,7 +60,7 @@ def verdicts(found: Sequence[Entry], file: Path | None) -> list[Verdict]:
         futures = [pool.submit(judge, *asked[key]) for key in asked if key not in known]
         for future in tqdm(as_completed(futures), total=len(futures), unit="verdict"):
             verdict = future.result()
-            known[verdict.kind, verdict.family, verdict.name, verdict.judge] = verdict
+            known[verdict.kind, verdict.name, verdict.judge] = verdict
             if results is not None:
                 print(json.dumps(asdict(verdict)), file=results, flush=True)
     return [known[key] for key in asked]
@@ -72,7 +71,7 @@ def table(found: Sequence[Verdict]) -> str:
     rows = [f"{'':20} {'wrong found':>14} {'right refused':>14} {'mutants killed':>15}"]
     for name in JUDGES:
         row = f"{name:20}"
-        for kind, width in (("WRONG", 14), ("RIGHT", 14), ("automatic", 15)):
+        for kind, width in (("wrong", 14), ("right", 14), ("automatic", 15)):
             of_kind = [v for v in found if v.judge == name and v.kind == kind]
             flagged = sum(not verdict.passed for verdict in of_kind)
             row += f" {f'{flagged} of {len(of_kind)}':>{width}}"
@@ -87,14 +86,14 @@ def main() -> int:
     parser.add_argument("--only", default="", metavar="TEXT", help="those with this in their name")
     parser.add_argument("--json", type=Path, metavar="FILE", help="JSON lines, added to")
     arguments = parser.parse_args()
-    wanted = [e for e in entries() if arguments.only in f"{e.family}: {e.name}"]
+    wanted = [e for e in candidates() if arguments.only in e.name]
     begin = time.perf_counter()
     found = verdicts(wanted, arguments.json)
     print(table(found))
-    failed = [v for v in found if v.judge == "check" and v.passed != (v.kind == "RIGHT")]
+    failed = [v for v in found if v.judge == "check" and v.passed != (v.kind == "right")]
     for verdict in failed:
-        what = "refused" if verdict.kind == "RIGHT" else "missed"
-        print(f"{what} by check: {verdict.family} {verdict.name} {verdict.reason}".rstrip())
+        what = "refused" if verdict.kind == "right" else "missed"
+        print(f"{what} by check: {verdict.name} {verdict.reason}".rstrip())
     print(f"{time.perf_counter() - begin:.0f} s")
     return bool(failed)
 

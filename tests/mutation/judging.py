@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
 import multiprocessing
-import pkgutil
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -15,9 +13,9 @@ from typing import Any, NamedTuple
 
 import torch
 
-import tests.corpus
 from backprop_ops import check
 from backprop_ops.ops import _large as memory
+from tests.corpus import FAMILIES, entries
 from tests.mutation.baselines import allclose, gradcheck
 from tests.mutation.mutation import Mutant, cache_of, calls
 
@@ -30,15 +28,6 @@ JUDGES: Mapping[str, Callable[..., Any]] = {
     "allclose in float32": allclose,
 }
 
-# The families of written mutants: every module here that is none of the tools.
-FAMILIES = [
-    f"tests.corpus.{module.name}"
-    for module in pkgutil.iter_modules(tests.corpus.__path__)
-    if not module.name.startswith(
-        ("_", "test_", "conftest", "baselines", "equivalent", "judging", "mutation")
-    )
-]
-
 # The fork server imports everything once, torch's compiler too, which its first autograd.Function
 # or mode asks for; each process starts from there.
 PROCESSES = multiprocessing.get_context("forkserver")
@@ -46,11 +35,10 @@ PROCESSES.set_forkserver_preload(["torch._dynamo", "tests.mutation.judging", *FA
 
 
 class Entry(NamedTuple):
-    """A backward to be judged: of a family's ``WRONG`` or ``RIGHT``, or an automatic mutant."""
+    """A backward to be judged: an entry of the corpus by its id, or a mutant."""
 
-    kind: str
+    kind: str  # wrong, right or automatic
     name: str
-    family: str = ""
     mutant: Mutant | None = None
 
     def load(self) -> tuple[Callable[..., Any], Callable[..., Any], Sequence[Any]]:
@@ -58,7 +46,8 @@ class Entry(NamedTuple):
         if self.mutant is not None:
             pair = self.mutant.pair
             return pair.forward, self.mutant.backward, calls(pair)
-        written = getattr(importlib.import_module(self.family), self.kind)[self.name]
+        wrong, right = entries()
+        written = (wrong | right)[self.name]
         return written.forward, written.backward, [(written.args, written.kwargs, memory.CACHED)]
 
 
@@ -67,7 +56,6 @@ class Verdict:
     """Whether a judge takes a backward for right. ``reason``: why not, if that was not its word."""
 
     kind: str
-    family: str
     name: str
     judge: str
     passed: bool = False
@@ -77,7 +65,7 @@ class Verdict:
 
 def judge(name: str, entry: Entry) -> Verdict:
     """One judge's verdict, reached in another process."""
-    verdict = Verdict(entry.kind, entry.family, entry.name, name)
+    verdict = Verdict(entry.kind, entry.name, name)
     begin = time.perf_counter()
     receiver, sender = PROCESSES.Pipe(duplex=False)
     process = PROCESSES.Process(target=_send, args=(sender, name, entry), daemon=True)
