@@ -5,25 +5,28 @@ from __future__ import annotations
 import pytest
 import torch
 
-from tests.against_torch.accuracy import DTYPES, SUBJECTS, Subject, measure
+from backprop_ops import Pair
+from tests.against_torch.accuracy import DTYPES, measure, subjects
+from tests.support.exact import Exact
 
 PLAIN = [(name, torch.float32) for name in ("softmax", "cross_entropy", "batchnorm")]
 
 
 @pytest.mark.parametrize(
-    ("of", "dtype"),
+    ("pair", "exact", "dtype"),
     [
         pytest.param(
-            of,
+            pair,
+            exact,
             dtype,
-            id=f"{of.label}-{str(dtype)[6:]}",
-            marks=[] if (of.name, dtype) in PLAIN else pytest.mark.thorough,
+            id=f"{label}-{str(dtype)[6:]}",
+            marks=[] if (label, dtype) in PLAIN else pytest.mark.thorough,
         )
-        for of in SUBJECTS
+        for label, pair, exact in subjects()
         for dtype in DTYPES
     ],
 )
-def test_no_less_exact_than_torch(of: Subject, dtype: torch.dtype) -> None:
+def test_no_less_exact_than_torch(pair: Pair, exact: Exact, dtype: torch.dtype) -> None:
     """Within one unit in the last place."""
-    worst = measure(of, dtype, examples=15)
+    worst = measure(pair, exact, dtype, examples=15)
     assert worst.ours <= worst.torchs + 1

@@ -28,9 +28,9 @@ from pathlib import Path
 from tqdm import tqdm
 
 from backprop_ops import pairs
-from tests.mutation.equivalent import EQUIVALENT
 from tests.mutation.judging import FAMILIES, JUDGES, Entry, Verdict, judge
 from tests.mutation.mutation import mutants, original
+from tests.support.families import equivalent
 
 
 def entries() -> Iterator[Entry]:
@@ -41,7 +41,7 @@ def entries() -> Iterator[Entry]:
     for pair in pairs.values():
         yield Entry("RIGHT", f"{pair.name}: itself", mutant=original(pair))
         for mutant in mutants(pair):
-            if mutant.name not in EQUIVALENT:
+            if mutant.name not in equivalent(pair):
                 yield Entry("automatic", mutant.name, mutant=mutant)
 
 
