@@ -21,7 +21,6 @@ KINDS = {
     "negative": (ROWS, COLUMNS),
     "probs": (ROWS, COLUMNS),
     "row": (1, COLUMNS),
-    "positive row": (1, COLUMNS),
     "square": (COLUMNS, COLUMNS),
     "target": (ROWS,),
 }
@@ -32,26 +31,20 @@ KINDS = {
 class Exact:
     """A reference, what it is called with, and the unit of the errors.
 
-    ``inputs``: of what kind each is drawn. ``drawn``: the same of options that are Tensors, which
-    the reference takes after the inputs. ``unit_of``: "entry" where each entry stands for itself.
-    Entries that are sums may cancel to any small fraction of what is added: "terms" is the sum of
-    the terms' sizes, and "largest", where they are not linear, the largest entry of the tensor;
-    "upstream" is "largest" for the output, and for the gradients at least the sum of the upstream's
-    sizes.
+    ``inputs``: of which of the `KINDS` each is drawn. ``unit_of``: "entry" where each entry stands
+    for itself. Entries that are sums may cancel to any small fraction of what is added: "terms" is
+    the sum of the terms' sizes, and "largest", where they are not linear, the largest entry of the
+    tensor; "upstream" is, for the gradients, also at least the sum of the upstream's sizes.
     """
 
     reference: Reference
     inputs: tuple[str, ...]
-    drawn: dict[str, str]
-    options: dict[str, Any]
     unit_of: str
+    options: dict[str, Any]
 
 
 def exact(reference: Reference, *inputs: str, unit_of: str = "largest", **options: Any) -> Exact:
-    """An option that names one of the `KINDS` is drawn."""
-    drawn = {n: kind for n, kind in options.items() if isinstance(kind, str) and kind in KINDS}
-    constant = {n: value for n, value in options.items() if n not in drawn}
-    return Exact(reference, inputs, drawn, constant, unit_of)
+    return Exact(reference, inputs, unit_of, options)
 
 
 def each(function: Callable[..., Any], *derivatives: Callable[..., Any]) -> Reference:
