@@ -73,9 +73,7 @@ OPINFO = {
 
 
 def total(mp: Any, dout: Matrix, x: Matrix) -> tuple[Matrix, ...]:
-    return [[mp.fsum(row)] for row in x], [
-        [d] * len(row) for (d,), row in zip(dout, x, strict=True)
-    ]
+    return [[mp.fsum(row)] for row in x], [d * len(x[0]) for d in dout]
 
 
 def average(mp: Any, dout: Matrix, x: Matrix) -> tuple[Matrix, ...]:
