@@ -5,25 +5,37 @@ from __future__ import annotations
 import pytest
 import torch
 
-from tests.against_torch.accuracy import DTYPES, SUBJECTS, Subject, measure
+from backprop_ops import Pair, pairs
+from tests.against_torch.accuracy import DTYPES, measure, subjects
+from tests.support.exact import Exact
+from tests.support.families import beside, data
 
 PLAIN = [(name, torch.float32) for name in ("softmax", "cross_entropy", "batchnorm")]
 
 
 @pytest.mark.parametrize(
-    ("of", "dtype"),
+    ("pair", "exact", "dtype"),
     [
         pytest.param(
-            of,
+            pair,
+            exact,
             dtype,
-            id=f"{of.label}-{str(dtype)[6:]}",
-            marks=[] if (of.name, dtype) in PLAIN else pytest.mark.thorough,
+            id=f"{label}-{str(dtype)[6:]}",
+            marks=[] if (label, dtype) in PLAIN else pytest.mark.thorough,
         )
-        for of in SUBJECTS
+        for label, pair, exact in subjects()
         for dtype in DTYPES
     ],
 )
-def test_no_less_exact_than_torch(of: Subject, dtype: torch.dtype) -> None:
+def test_no_less_exact_than_torch(pair: Pair, exact: Exact, dtype: torch.dtype) -> None:
     """Within one unit in the last place."""
-    worst = measure(of, dtype, examples=15)
+    worst = measure(pair, exact, dtype, examples=15)
     assert worst.ours <= worst.torchs + 1
+
+
+def test_a_pair_that_torch_has_no_function_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Autograd takes the pair's own forward."""
+    pair = pairs["tanh"]
+    before = measure(pair, beside(pair, "EXACT")[0], torch.float32, examples=3)
+    monkeypatch.setitem(data(pair).OPINFO, "tanh", "none")
+    assert measure(pair, beside(pair, "EXACT")[0], torch.float32, examples=3) == before

@@ -28,9 +28,9 @@ from tqdm import tqdm
 
 from backprop_ops import pairs
 from tests.corpus import entries
-from tests.mutation.equivalent import EQUIVALENT
 from tests.mutation.judging import JUDGES, Entry, Verdict, judge
 from tests.mutation.mutation import mutants, original
+from tests.support.families import equivalent
 
 
 def candidates() -> Iterator[Entry]:
@@ -40,7 +40,7 @@ def candidates() -> Iterator[Entry]:
     for pair in pairs.values():
         yield Entry("right", f"{pair.name}: itself", mutant=original(pair))
         for mutant in mutants(pair):
-            if mutant.name not in EQUIVALENT:
+            if mutant.name not in equivalent(pair):
                 yield Entry("automatic", mutant.name, mutant=mutant)
 
 

@@ -1,6 +1,8 @@
-"""Samples and bad inputs of batch normalization; fused against atomic and torch."""
+"""Batch normalization: the data for the tests of every pair, and tests of its own."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import pytest
 import torch
@@ -14,6 +16,8 @@ from backprop_ops import (
     batchnorm_inference_backward,
     update_running_statistics,
 )
+from tests.support.counterpart import Arguments, Counterpart, Departure
+from tests.support.exact import Matrix, exact, turned
 from tests.support.samples import bad, positive, real, sample
 
 ROWS = {"n": 3}
@@ -72,6 +76,111 @@ BAD_INPUTS = {
         bad(TypeError, "var must be a Tensor, came list", X, C, C, mean=C, var=[1.0]),
         bad(TypeError, "var must have the dtype of x", X, C, C, mean=C, var=C.double()),
     ],
+}
+
+
+def batchnorm_call(
+    x: Any,
+    running_mean: Any,
+    running_var: Any,
+    weight: Any = None,
+    bias: Any = None,
+    *,
+    training: bool = False,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+) -> Arguments:
+    if not training:
+        raise Departure("not training: batchnorm_inference")
+    both_and_rows(x, weight, bias)
+    if running_mean is not None:
+        same_statistics(x, running_mean, running_var, momentum, eps)
+    return (x, weight, bias), {"eps": eps, "correction": 0}
+
+
+def inference_call(
+    x: Any,
+    running_mean: Any,
+    running_var: Any,
+    weight: Any = None,
+    bias: Any = None,
+    *,
+    training: bool = False,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+) -> Arguments:
+    if training:
+        raise Departure("training: batchnorm")
+    both_and_rows(x, weight, bias)
+    return (x, weight, bias), {"mean": running_mean, "var": running_var, "eps": eps}
+
+
+def both_and_rows(x: Any, weight: Any, bias: Any) -> None:
+    if (weight is None) != (bias is None):
+        raise Departure("gain without bias, or bias without gain: both or neither here")
+    if x.numel() == 0:
+        raise Departure("the mean of no rows: refused here, nan in torch")
+
+
+def same_statistics(x: Tensor, mean: Tensor, var: Tensor, momentum: float, eps: float) -> None:
+    """The running statistics are those that torch writes."""
+    theirs = (mean.clone(), var.clone())
+    F.batch_norm(x, *theirs, training=True, momentum=momentum, eps=eps)
+    batch = batchnorm(x, None, None, eps=eps, correction=0)
+    ours = update_running_statistics(mean, var, batch, momentum=momentum, correction=0)
+    for one, other in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(one, other)
+
+
+def torchs_training(x: Tensor, gain: Any, bias: Any, *, eps: float, correction: int) -> Tensor:
+    assert correction == 0
+    return F.batch_norm(x, None, None, *flat(gain, bias), training=True, eps=eps)
+
+
+def torchs_inference(
+    x: Tensor, gain: Any, bias: Any, *, mean: Tensor, var: Tensor, eps: float
+) -> Tensor:
+    return F.batch_norm(x, *flat(mean, var, gain, bias), eps=eps)
+
+
+def flat(*rows: Tensor | None) -> list[Tensor | None]:
+    return [None if row is None else row.flatten() for row in rows]
+
+
+OPINFO = {
+    "batchnorm": Counterpart(
+        "nn.functional.batch_norm",
+        batchnorm_call,
+        torchs_training,
+        alone={"without_cudnn": "the same samples again"},
+    ),
+    "batchnorm_inference": Counterpart(
+        "nn.functional.batch_norm", inference_call, torchs_inference
+    ),
+}
+
+EPS = 1e-5
+
+
+def normalized(mp: Any, dout: Matrix, x: Matrix, gain: Matrix, bias: Matrix) -> tuple[Matrix, ...]:
+    """With the variance that torch normalizes with."""
+    out, dx, dgain, dbias = [], [], [], []
+    for column, ds, g, b in zip(turned(x), turned(dout), gain[0], bias[0], strict=True):
+        n = len(column)
+        mean = mp.fsum(column) / n
+        std = mp.sqrt(mp.fsum((entry - mean) ** 2 for entry in column) / n + mp.mpf(EPS))
+        xhat = [(entry - mean) / std for entry in column]
+        dgain.append([mp.fdot(ds, xhat)])
+        dbias.append([mp.fsum(ds)])
+        out.append([g * h + b for h in xhat])
+        through = [dbias[-1][0] / n + h * dgain[-1][0] / n for h in xhat]
+        dx.append([g / std * (d - t) for d, t in zip(ds, through, strict=True)])
+    return tuple(turned(matrix) for matrix in (out, dx, dgain, dbias))
+
+
+EXACT = {
+    "batchnorm": [exact(normalized, "x", "row", "row", eps=EPS, correction=0)],
+    "batchnorm_inference": "batchnorm without its sums: each entry is scaled and shifted",
 }
 
 
@@ -168,3 +277,61 @@ def test_a_large_mean_costs_no_digits() -> None:
     result = batchnorm(x, None, None, correction=0)
     exact = batchnorm(x.double(), None, None, correction=0)
     torch.testing.assert_close(result.out.double(), exact.out, rtol=1e-6, atol=1e-6)
+
+
+EQUIVALENT = {
+    "batchnorm": {
+        "the two have the same size there": (
+            "batchnorm: line 10: xhat → dout",
+            "batchnorm: line 11: xhat.dim → dout.dim",
+            "batchnorm: line 11: xhat.dim → inv_std.dim",
+        ),
+        "only the shape and the dtype are read": ("batchnorm: line 10: xhat → -xhat",),
+        "within the cache and beyond it the two ways give the same": (
+            "batchnorm: line 13: dout → -dout",
+            "batchnorm: line 13: dout → inv_std",
+            "batchnorm: line 13: dout → scale",
+            "batchnorm: line 13: dout → sum_d",
+            "batchnorm: line 13: dout → sum_dxhat",
+            "batchnorm: line 13: dout → xhat",
+            "batchnorm: line 13: memory.in_cache(dout) → False",
+            "batchnorm: line 13: memory.in_cache(dout) → True",
+            "batchnorm: line 13: memory.in_cache(dout) → memory",
+            "batchnorm: line 13: memory.in_cache(dout) → not memory.in_cache(dout)",
+        ),
+        "the rank alone is read, and (1, c) becomes (c) afterwards": (
+            "batchnorm: line 12: _channel_sums(dout, gain=gain) → _channel_sums(dout)",
+            "batchnorm: line 12: _channel_sums(dout, xhat, gain=gain) → _channel_sums(dout, xhat)",
+            "batchnorm: line 12: gain=gain → gain=dout",
+            "batchnorm: line 12: gain=gain → gain=dout (#2)",
+            "batchnorm: line 12: gain=gain → gain=inv_std",
+            "batchnorm: line 12: gain=gain → gain=inv_std (#2)",
+            "batchnorm: line 12: gain=gain → gain=scale",
+            "batchnorm: line 12: gain=gain → gain=scale (#2)",
+            "batchnorm: line 12: gain=gain → gain=xhat",
+            "batchnorm: line 12: gain=gain → gain=xhat (#2)",
+        ),
+        "the factors of a product": (
+            "batchnorm: line 12: _channel_sums(dout, xhat, gain=gain) → _channel_sums(xhat, dout, gain=gain)",  # noqa: E501
+            "batchnorm: line 14: torch.addcmul(dout, xhat, sum_dxhat, value=-1 / (n - correction)) → torch.addcmul(dout, sum_dxhat, xhat, value=-1 / (n - correction))",  # noqa: E501
+            "batchnorm: line 17: torch.addcmul(scale * sum_d * (-1 / n), dout, scale) → torch.addcmul(scale * sum_d * (-1 / n), scale, dout)",  # noqa: E501
+            "batchnorm: line 19: without_var.addcmul_(xhat, through_var) → without_var.addcmul_(through_var, xhat)",  # noqa: E501
+        ),
+    },
+    "batchnorm_inference": {
+        "the two have the same dtype, which the forward refuses to do without": (
+            "batchnorm_inference: line 15: x.dtype → dout.dtype",
+        ),
+        "the two have the same size there": ("batchnorm_inference: line 11: x.dim → dout.dim",),
+        "the same dtype, unless statistics are in float32 beside an x that is not: no sample is so": (  # noqa: E501
+            "batchnorm_inference: line 15: x.dtype → mean.dtype",
+            "batchnorm_inference: line 15: x.dtype → var.dtype",
+        ),
+        "None where gain is None, as dgain is then": (
+            "batchnorm_inference: line 17: gain → dgain",
+        ),
+        "the factors of a product": (
+            "batchnorm_inference: line 16: _channel_sums(dout, xhat) → _channel_sums(xhat, dout)",
+        ),
+    },
+}

@@ -1,12 +1,16 @@
-"""Samples and bad inputs of the elementwise pairs."""
+"""The elementwise pairs: the data for the tests of every pair, and tests of their own."""
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
-from torch import ones
+from torch import Tensor, ones
 
 from backprop_ops import div, div_backward, exp, pow, pow_backward, tanh, tanh_backward
+from tests.support.counterpart import Arguments, Counterpart, no_alpha
+from tests.support.exact import Exact, each, exact
 from tests.support.samples import bad, nonzero, positive, real, sample
 
 X = ones(2, 3)
@@ -86,6 +90,62 @@ BAD_INPUTS = {
 }
 
 
+def pow_call(x: Any, exponent: Any) -> Arguments:
+    if isinstance(exponent, Tensor):  # a constant here: one of them for all
+        exponent = float(exponent.flatten()[0]) if exponent.numel() else 2.0
+    return (x,), {"exponent": exponent}
+
+
+OPINFO = {
+    "add": Counterpart("add", no_alpha),
+    "sub": Counterpart("sub", no_alpha),
+    "mul": Counterpart("mul"),
+    "div": Counterpart(
+        "div",
+        variant="no_rounding_mode",
+        alone={
+            "trunc_rounding": "rounding_mode: steps, whose gradient is zero",
+            "floor_rounding": "rounding_mode: steps, whose gradient is zero",
+        },
+    ),
+    "pow": Counterpart("pow", pow_call),
+    "reciprocal": Counterpart("reciprocal"),
+    "exp": Counterpart("exp"),
+    "log": Counterpart("log"),
+    "tanh": Counterpart("tanh"),
+}
+
+
+def power(exponent: float) -> Exact:
+    reference = each(
+        lambda mp, x: x ** mp.mpf(exponent),
+        lambda mp, x: exponent * x ** (mp.mpf(exponent) - 1),
+    )
+    return exact(reference, "positive", unit_of="entry", exponent=exponent)
+
+
+SUM = each(lambda mp, x, y: x + y, lambda mp, x, y: 1, lambda mp, x, y: 1)
+DIFFERENCE = each(lambda mp, x, y: x - y, lambda mp, x, y: 1, lambda mp, x, y: -1)
+PRODUCT = each(lambda mp, x, y: x * y, lambda mp, x, y: y, lambda mp, x, y: x)
+QUOTIENT = each(lambda mp, x, y: x / y, lambda mp, x, y: 1 / y, lambda mp, x, y: -x / y / y)
+RECIPROCAL = each(lambda mp, x: 1 / x, lambda mp, x: -1 / x / x)
+EXPONENTIAL = each(lambda mp, x: mp.exp(x), lambda mp, x: mp.exp(x))
+LOGARITHM = each(lambda mp, x: mp.log(x), lambda mp, x: 1 / x)
+TANH = each(lambda mp, x: mp.tanh(x), lambda mp, x: mp.sech(x) ** 2)
+
+EXACT = {
+    "add": [exact(SUM, "x", "x", unit_of="entry")],
+    "sub": [exact(DIFFERENCE, "x", "x", unit_of="entry")],
+    "mul": [exact(PRODUCT, "x", "x", unit_of="entry")],
+    "div": [exact(QUOTIENT, "x", "positive", unit_of="entry")],
+    "pow": [power(2), power(3), power(-0.5)],
+    "reciprocal": [exact(RECIPROCAL, "positive", unit_of="entry")],
+    "exp": [exact(EXPONENTIAL, "x", unit_of="entry")],
+    "log": [exact(LOGARITHM, "positive", unit_of="entry")],
+    "tanh": [exact(TANH, "x", unit_of="entry")],
+}
+
+
 def test_empty_as_in_torch() -> None:
     assert exp(ones(0, 3)).shape == (0, 3)
 
@@ -109,3 +169,16 @@ def test_tanh_is_rounded_once() -> None:
     h = tanh(x)
     (expected,) = torch.autograd.grad(h, x, ones(1001))
     assert torch.equal(tanh_backward(ones(1001), h.detach()), expected)
+
+
+EQUIVALENT = {
+    "pow": {
+        "the two have the same size there": ("pow: line 4: x → dout (#2)",),
+        "-0 is zero": ("pow: line 4: exponent → -exponent",),
+    },
+    "tanh": {
+        "the two have the same dtype, which the forward refuses to do without": (
+            "tanh: line 7: out.new_ones → dout.new_ones",
+        ),
+    },
+}

@@ -1,10 +1,15 @@
-"""Samples and bad inputs of the pairs that pick by index."""
+"""The pairs that pick by index: the data for the tests of every pair, and tests of their own."""
 
 from __future__ import annotations
 
-from torch import ones, tensor
+from typing import Any
+
+import torch
+from torch import Tensor, ones, tensor
 
 from backprop_ops import embedding_backward
+from tests.support.counterpart import Arguments, Counterpart, Departure
+from tests.support.exact import Matrix, exact
 from tests.support.samples import bad, index, real, sample
 
 SAMPLES = {
@@ -35,6 +40,54 @@ BAD_INPUTS = {
 }
 
 
+def embedding_call(weight: Any, index: Any, **options: Any) -> Arguments:
+    if options.pop("max_norm", None) is not None:
+        raise Departure("max_norm: it writes the weight, and a pair is pure")
+    if options.pop("sparse", False):
+        raise Departure("sparse: gradients are dense here")
+    if isinstance(index, Tensor) and index.dtype == torch.int32:
+        raise Departure("int32: indices are of int64 here")
+    return (index, weight), options
+
+
+OPINFO = {"embedding": Counterpart("nn.functional.embedding", embedding_call)}
+
+
+def picked(mp: Any, dout: Matrix, index: list[int], weight: Matrix) -> tuple[Matrix, ...]:
+    """Entries of ``index`` that are equal take the same row, which gets both gradients."""
+    rows = [[d for d, i in zip(dout, index, strict=True) if i == row] for row in range(len(weight))]
+    sums = [[mp.fsum(d[j] for d in ds) for j in range(len(weight[0]))] for ds in rows]
+    return [weight[i] for i in index], sums
+
+
+EXACT = {"embedding": [exact(picked, "target", "x", unit_of="terms")]}
+
+
 def test_repeated_index_adds_up() -> None:
     dweight = embedding_backward(tensor([[1.0, 2.0], [3.0, 4.0]]), tensor([1, 1]), W)
     assert dweight.tolist() == [[0, 0], [4, 6], [0, 0]]
+
+
+EQUIVALENT = {
+    "embedding": {
+        "the two have the same dtype, which the forward refuses to do without": (
+            "embedding: line 21: weight.dtype → dout.dtype",
+        ),
+        "the two have the same size there": ("embedding: line 20: weight.shape → none.shape",),
+        "without wide() one more rounding, in bfloat16 and float16 alone": (
+            "embedding: line 14: wide(…) → dout.reshape(places.shape[0], weight.shape[1])",
+        ),
+        "the same dimension, counted from the other end": (
+            "embedding: line 14: places.shape[0] → places.shape[-1]",
+            "embedding: line 14: weight.shape[1] → weight.shape[-1]",
+            "embedding: line 20: 1 → -1",
+        ),
+        "only the shape and the dtype are read": (
+            "embedding: line 17: rows[:, :1] → (-rows)[:, :1]",
+        ),
+        "-0 is zero": (
+            "embedding: line 17: none[:, :1] → (-none)[:, :1]",
+            "embedding: line 21: none.index_add → (-none).index_add",
+        ),
+    },
+}

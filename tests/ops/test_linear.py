@@ -1,10 +1,15 @@
-"""Samples and bad inputs of the matrix products."""
+"""The matrix products: the data for the tests of every pair, and tests of their own."""
 
 from __future__ import annotations
 
-from torch import ones
+from typing import Any
+
+import torch.nn.functional as F  # noqa: N812  # torch's own name for it
+from torch import Tensor, ones
 
 from backprop_ops import linear, linear_backward
+from tests.support.counterpart import Arguments, Counterpart, Departure
+from tests.support.exact import Matrix, exact, turned, zipped
 from tests.support.samples import bad, real, sample
 
 SAMPLES = {
@@ -46,9 +51,67 @@ BAD_INPUTS = {
 }
 
 
+def linear_call(x: Any, weight: Any, bias: Any = None) -> Arguments:
+    if weight.dim() != 2:
+        raise Departure("linear by a vector: matmul")
+    return (x, weight.mT, bias), {}
+
+
+def torchs_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    return F.linear(x, weight.mT, None if bias is None else bias.flatten())
+
+
+OPINFO = {
+    "matmul": Counterpart("matmul"),
+    "linear": Counterpart("nn.functional.linear", linear_call, torchs_linear),
+}
+
+
+def product(mp: Any, dout: Matrix, x: Matrix, y: Matrix) -> tuple[Matrix, ...]:
+    def times(left: Matrix, right: Matrix) -> Matrix:
+        return [[mp.fdot(row, column) for column in turned(right)] for row in left]
+
+    return times(x, y), times(dout, turned(y)), times(turned(x), dout)
+
+
+def affine(mp: Any, dout: Matrix, x: Matrix, weight: Matrix, bias: Matrix) -> tuple[Matrix, ...]:
+    out, dx, dweight = product(mp, dout, x, weight)
+    sums = [[mp.fsum(column) for column in turned(dout)]]
+    return zipped(lambda o, b: o + b, out, bias * len(out)), dx, dweight, sums
+
+
+EXACT = {
+    "matmul": [exact(product, "x", "square", unit_of="terms")],
+    "linear": [exact(affine, "x", "square", "row", unit_of="terms")],
+}
+
+
 def test_no_features() -> None:
     x, weight = ones(2, 0), ones(0, 3)
     dx, dweight, dbias = linear_backward(linear(x, weight), x, weight, None)
     assert dx.shape == (2, 0)
     assert dweight.shape == (0, 3)
     assert dbias is None
+
+
+EQUIVALENT = {
+    "matmul": {
+        "the same dimension, counted from the other end": ("matmul: line 11: 1 → -1 (#2)",),
+        "a number, which the forward refuses": (
+            "matmul: line 6: y.dim() == 1 → y.dim() <= 1",
+            "matmul: line 8: x.dim() == 1 → x.dim() <= 1",
+            "matmul: line 10: x.dim() == 1 → x.dim() <= 1",
+            "matmul: line 11: y.dim() == 1 → y.dim() <= 1",
+        ),
+        "a vector's row of size 1 is summed away before it is reshaped away": (
+            "matmul: line 12: rows.shape → x.shape",
+        ),
+    },
+    "linear": {
+        "the two have the same size there": (
+            "linear: line 5: x.shape → dout.shape",
+            "linear: line 7: x.shape → dx.shape",
+            "linear: line 7: dout.shape → weight.shape",
+        ),
+    },
+}

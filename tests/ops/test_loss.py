@@ -1,11 +1,13 @@
-"""Samples and bad inputs of the losses; fused against atomic and torch."""
+"""The losses: the data for the tests of every pair, and tests of their own."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812  # torch's own name for it
-from torch import ones, tensor
+from torch import Tensor, ones, tensor
 
 from backprop_ops import (
     cross_entropy,
@@ -17,6 +19,8 @@ from backprop_ops import (
     pairs,
 )
 from backprop_ops.ops import _large as memory
+from tests.support.counterpart import Arguments, Counterpart, Departure
+from tests.support.exact import Matrix, exact, log_probabilities, zipped
 from tests.support.samples import bad, index, positive, real, sample
 
 ROWS, EACH = index("n", below="c"), index("n d", below="c")
@@ -97,6 +101,71 @@ BAD_INPUTS = {
         bad(ValueError, "label_smoothing must lie in", ones(3), ones(3), label_smoothing=-0.5),
         *options("logits", ones(2, 3), ones(2, 3)),
     ],
+}
+
+
+def nll_call(logprobs: Any, target: Any, **options: Any) -> Arguments:
+    no_mean_of_nothing(logprobs, options)
+    return (logprobs, target), options
+
+
+def cross_entropy_call(logits: Any, target: Any, **options: Any) -> Arguments:
+    if target.is_floating_point():
+        raise Departure("the target holds probabilities: soft_cross_entropy")
+    no_mean_of_nothing(logits, options)
+    return (logits, target), options
+
+
+def soft_cross_entropy_call(logits: Any, target: Any, **options: Any) -> Arguments:
+    if not target.is_floating_point():
+        raise Departure("the target holds classes: cross_entropy")
+    no_mean_of_nothing(logits, options)
+    options.pop("ignore_index", None)  # it has no meaning there
+    return (logits, target), options
+
+
+def no_mean_of_nothing(scores: Tensor, options: dict[str, Any]) -> None:
+    if scores.numel() == 0 and options.get("reduction", "mean") == "mean":
+        raise Departure("the mean of no rows: refused here, nan in torch")
+
+
+OPINFO = {
+    "nll_loss": Counterpart("nn.functional.nll_loss", nll_call),
+    "cross_entropy": Counterpart("nn.functional.cross_entropy", cross_entropy_call),
+    "soft_cross_entropy": Counterpart("nn.functional.cross_entropy", soft_cross_entropy_call),
+}
+
+
+def likelihood(mp: Any, dout: Matrix, logprobs: Matrix, target: list[int]) -> tuple[Matrix, ...]:
+    n, d = len(logprobs), dout[0][0]
+    loss = -mp.fsum(row[t] for row, t in zip(logprobs, target, strict=True)) / n
+    hot = [[-d / n * (j == t) for j in range(len(logprobs[0]))] for t in target]
+    return [[loss]], hot
+
+
+def entropy(mp: Any, dout: Matrix, logits: Matrix, target: list[int]) -> tuple[Matrix, ...]:
+    logprobs, n, d = log_probabilities(mp, logits), len(logits), dout[0][0]
+    loss, _ = likelihood(mp, dout, logprobs, target)
+    return loss, [
+        [d / n * (mp.exp(entry) - (j == t)) for j, entry in enumerate(row)]
+        for row, t in zip(logprobs, target, strict=True)
+    ]
+
+
+def soft_entropy(mp: Any, dout: Matrix, logits: Matrix, target: Matrix) -> tuple[Matrix, ...]:
+    logprobs, n, d = log_probabilities(mp, logits), len(logits), dout[0][0]
+    loss = -mp.fsum(mp.fdot(t, row) for t, row in zip(target, logprobs, strict=True)) / n
+    dlogits = [
+        [d / n * (mp.exp(entry) * mp.fsum(ts) - t) for entry, t in zip(row, ts, strict=True)]
+        for row, ts in zip(logprobs, target, strict=True)
+    ]
+    return [[loss]], dlogits, zipped(lambda entry: -d / n * entry, logprobs)
+
+
+EXACT = {
+    "nll_loss": [exact(likelihood, "negative", "target")],
+    "cross_entropy": [exact(entropy, "x", "target")],
+    "soft_cross_entropy": [exact(soft_entropy, "x", "probs")],
 }
 
 
@@ -217,3 +286,81 @@ def test_probability_near_one_in_bfloat16() -> None:
     loss = cross_entropy(logits, target)
     dlogits = cross_entropy_backward(torch.ones_like(loss.out), target, loss.probs, loss.divisor)
     assert dlogits[0, 0].item() == pytest.approx(-3.35e-4, rel=1e-2)
+
+
+EQUIVALENT = {
+    "nll_loss": {
+        "the two have the same dtype, which the forward refuses to do without": (
+            "nll_loss: line 16: logprobs.dtype → dout.dtype",
+        ),
+        "without wide() one more rounding, in bfloat16 and float16 alone": (
+            "nll_loss: line 12: wide(logprobs) → logprobs",
+        ),
+        "each place is named once, and was zero": ("nll_loss: line 16: ….scatter → ….scatter_add",),
+        "only the shape and the dtype are read": (
+            "nll_loss: line 11: logprobs → -logprobs",
+            "nll_loss: line 12: logprobs → -logprobs",
+            "nll_loss: line 14: logprobs → -logprobs",
+        ),
+    },
+    "cross_entropy": {
+        "only the shape and the dtype are read": (
+            "cross_entropy: line 17: probs → -probs",
+            "cross_entropy: line 17: probs → divisor",
+            "cross_entropy: line 19: probs → -probs",
+            "cross_entropy: line 23: probs → -probs",
+        ),
+        "without smoothing the smoothed formula is the other one": (
+            "cross_entropy: line 21: label_smoothing → -label_smoothing",
+            "cross_entropy: line 21: label_smoothing → 1",
+            "cross_entropy: line 21: label_smoothing → True",
+            "cross_entropy: line 21: label_smoothing → label_smoothing + 1",
+            "cross_entropy: line 21: label_smoothing → -1",
+        ),
+        "within the cache and beyond it the two ways give the same": (
+            "cross_entropy: line 25: memory.in_cache(probs) → False",
+            "cross_entropy: line 25: memory.in_cache(probs) → True",
+            "cross_entropy: line 25: memory.in_cache(probs) → memory",
+            "cross_entropy: line 25: probs → divisor",
+            "cross_entropy: line 25: probs → dlosses",
+            "cross_entropy: line 25: probs → dout",
+            "cross_entropy: line 25: probs → pull",
+            "cross_entropy: line 25: probs → pushed",
+            "cross_entropy: line 25: probs → share",
+            "cross_entropy: line 25: memory.in_cache(probs) → not memory.in_cache(probs)",
+            "cross_entropy: line 25: probs → -probs",
+        ),
+        "the factors of a product": (
+            "cross_entropy: line 28: pushed.addcmul_(share, dlosses, value=-1) → pushed.addcmul_(dlosses, share, value=-1)",  # noqa: E501
+        ),
+    },
+    "soft_cross_entropy": {
+        "the two have the same dtype, which the forward refuses to do without": (
+            "soft_cross_entropy: line 19: target.dtype → dout.dtype",
+            "soft_cross_entropy: line 19: target.dtype → upstream.dtype",
+            "soft_cross_entropy: line 21: target.dtype → upstream.dtype",
+            "soft_cross_entropy: line 21: target.dtype → dout.dtype",
+            "soft_cross_entropy: line 21: target.dtype → dlogits.dtype",
+        ),
+        "the two have the same size there": (
+            "soft_cross_entropy: line 15: logprobs.select → target.select",
+            "soft_cross_entropy: line 15: 0 → -1",
+            "soft_cross_entropy: line 14: logprobs → target",
+        ),
+        "without wide() one more rounding, in bfloat16 and float16 alone": (
+            "soft_cross_entropy: line 17: wide(upstream) → upstream",
+            "soft_cross_entropy: line 21: dq → target (#2)",
+        ),
+        "only the shape and the dtype are read": (
+            "soft_cross_entropy: line 14: logprobs → -logprobs",
+            "soft_cross_entropy: line 15: logprobs.select → (-logprobs).select",
+            "soft_cross_entropy: line 21: dq → logprobs (#2)",
+            "soft_cross_entropy: line 21: dq → q (#2)",
+            "soft_cross_entropy: line 21: dq → dlogits (#2)",
+            "soft_cross_entropy: line 21: dq → -dq (#2)",
+        ),
+        "of the three reductions the mean is the first in the alphabet": (
+            "soft_cross_entropy: line 15: reduction == 'mean' → reduction <= 'mean'",
+        ),
+    },
+}

@@ -6,9 +6,10 @@ The samples stand beside the op's name in ``tests/ops/test_<family>.py``.
 from __future__ import annotations
 
 import ast
-import importlib
 import inspect
+import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -19,27 +20,66 @@ from torch import Tensor
 
 from backprop_ops import Pair, check, pairs
 from backprop_ops.ops import _large as memory
+from tests.support import families
+from tests.support.families import EXAMPLES, beside_the_ops
 from tests.support.samples import Bad, Drawing, Sample, drawings
 
 
-def beside_the_ops(attribute: str) -> list[Any]:
+def cases(kind: str) -> list[Any]:
     """The entries of every ``tests/ops/test_<family>.py``, as parameters with the pair's name."""
-    parameters = []
-    for name, pair in pairs.items():
-        family = pair.forward.__module__.rpartition(".")[2]
-        entries = getattr(importlib.import_module(f"tests.ops.test_{family}"), attribute)
-        if not entries.get(name):
-            raise LookupError(f"tests/ops/test_{family}.py: {attribute} has nothing for {name!r}")
-        parameters += [
-            pytest.param(pair, entry, id=f"{name}-{i}" if i else name)
-            for i, entry in enumerate(entries[name])
-        ]
-    return parameters
+    return [
+        pytest.param(pair, entry, id=f"{pair.name}-{i}" if i else pair.name)
+        for pair, entries in beside_the_ops(kind)
+        for i, entry in enumerate(entries)
+    ]
 
 
-SAMPLES = beside_the_ops("SAMPLES")
-BAD_INPUTS = beside_the_ops("BAD_INPUTS")
+SAMPLES = cases("SAMPLES")
+BAD_INPUTS = cases("BAD_INPUTS")
+ROOT = Path(__file__).parents[2]
 THOROUGH = pytest.mark.thorough
+
+
+@pytest.mark.parametrize("kind", EXAMPLES)
+@pytest.mark.parametrize("family", ["elementwise", "gates"])  # one that exists, and a new one
+def test_a_pair_without_data(family: str, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The error names the file and an entry that could be written there."""
+
+    def silu(x: Tensor) -> Tensor:
+        return x * x.sigmoid()
+
+    def silu_backward(dout: Tensor, x: Tensor) -> Tensor:
+        return dout * x.sigmoid() * (1 + x * (1 - x.sigmoid()))
+
+    silu.__module__ = f"backprop_ops.ops.{family}"
+    monkeypatch.setattr(families, "pairs", {**pairs, "silu": Pair.bind(silu, silu_backward)})
+    with pytest.raises(LookupError) as raised:
+        beside_the_ops(kind)
+    first, entry, *_ = str(raised.value).splitlines()
+    assert first.startswith(f"tests/ops/test_{family}.py: {kind} has nothing for 'silu'")
+    assert entry.startswith('    "silu": ')
+    ast.parse(f"{{{entry}}}")
+
+
+@pytest.mark.parametrize("kind", [*EXAMPLES, "EQUIVALENT"])
+def test_no_data_is_left_over(kind: str) -> None:
+    """A pair that was renamed leaves none under its old name."""
+    for module in {families.data(pair) for pair in pairs.values()}:
+        names = {pair.name for pair in pairs.values() if families.data(pair) is module}
+        assert not getattr(module, kind, {}).keys() - names
+
+
+def test_data_is_read_without_torchs_tables_and_mpmath() -> None:
+    """They take seconds to import, and torch's replace the profile of Hypothesis."""
+    code = """
+import sys
+from tests.support.families import EXAMPLES, beside_the_ops
+
+for kind in EXAMPLES:
+    beside_the_ops(kind)
+assert not [m for m in sys.modules if m.startswith(("mpmath", "torch.testing._internal.common_m"))]
+"""
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
 
 
 # The first of each pair in a plain run, since `check` makes many cases of each.
@@ -57,10 +97,7 @@ def test_sample(pair: Pair, sample: Sample, device: str) -> None:
     assert all(row.approximate for row in report.comparisons), str(report)
 
 
-@pytest.mark.parametrize(
-    ("pair", "sample"),
-    [s for s in FIRST_PLAIN if hasattr(sys.modules[s.values[0].forward.__module__], "memory")],
-)
+@pytest.mark.parametrize(("pair", "sample"), FIRST_PLAIN)
 def test_beyond_the_cache(
     pair: Pair, sample: Sample, monkeypatch: pytest.MonkeyPatch, device: str
 ) -> None:

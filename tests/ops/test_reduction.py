@@ -1,12 +1,16 @@
-"""Samples and bad inputs of the reductions."""
+"""The reductions: the data for the tests of every pair, and tests of their own."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import pytest
 import torch
 from torch import ones
 
 from backprop_ops import max, max_backward, mean, mean_backward, sum, sum_backward
+from tests.support.counterpart import Counterpart, with_options
+from tests.support.exact import Matrix, exact
 from tests.support.samples import bad, real, sample
 
 X = ones(2, 3)
@@ -53,6 +57,37 @@ BAD_INPUTS = {
     ],
 }
 
+OPINFO = {
+    "sum": Counterpart("sum", with_options("dim", "keepdim")),
+    "mean": Counterpart("mean", with_options("dim", "keepdim")),
+    "max": Counterpart(
+        "max",
+        with_options("dim", "keepdim"),
+        variant="reduction_with_dim",
+        alone={
+            "reduction_no_dim": "max over all: reshape first",
+            "binary": "max of two tensors",
+        },
+    ),
+}
+
+
+def total(mp: Any, dout: Matrix, x: Matrix) -> tuple[Matrix, ...]:
+    return [[mp.fsum(row)] for row in x], [d * len(x[0]) for d in dout]
+
+
+def average(mp: Any, dout: Matrix, x: Matrix) -> tuple[Matrix, ...]:
+    sums, dx = total(mp, dout, x)
+    n = len(x[0])
+    return [[s / n] for (s,) in sums], [[d / n for d in row] for row in dx]
+
+
+EXACT = {
+    "sum": [exact(total, "x", unit_of="terms", dim=1, keepdim=True)],
+    "mean": [exact(average, "x", unit_of="terms", dim=1, keepdim=True)],
+    "max": "it picks entries: nothing is rounded",
+}
+
 
 def test_empty_as_in_torch() -> None:
     assert sum(ones(0, 3), dim=0).tolist() == [0, 0, 0]
@@ -75,3 +110,22 @@ def test_one_of_several_largest_takes_the_gradient(dim: int) -> None:
     dout = torch.arange(1.0, 5 - dim)
     (expected,) = torch.autograd.grad(x.max(dim).values, x, dout)
     assert torch.equal(max_backward(dout, x.detach(), dim=dim), expected)
+
+
+EQUIVALENT = {
+    "sum": {
+        "only the shape and the dtype are read": ("sum: line 5: x → -x",),
+    },
+    "mean": {
+        "only the shape and the dtype are read": (
+            "mean: line 5: x → -x",
+            "mean: line 6: x → -x",
+        ),
+    },
+    "max": {
+        "each place is named once, and was zero": (
+            "max: line 7: torch.zeros_like(x).scatter → torch.zeros_like(x).scatter_add",
+        ),
+        "only the shape and the dtype are read": ("max: line 7: x → -x",),
+    },
+}

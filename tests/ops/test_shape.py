@@ -1,9 +1,10 @@
-"""Samples and bad inputs of the pairs that move elements."""
+"""The pairs that move elements: the data for the tests of every pair."""
 
 from __future__ import annotations
 
 from torch import ones
 
+from tests.support.counterpart import Counterpart
 from tests.support.samples import bad, real, sample
 
 SAMPLES = {"reshape": [sample(real("n c"), shape=(-1,)), sample(real("n 6 c"), shape=(3, -1, 2))]}
@@ -18,3 +19,7 @@ BAD_INPUTS = {
         bad(TypeError, "shape must be a tuple of integers, came float 2.0", ones(2), shape=2.0),
     ]
 }
+
+OPINFO = {"reshape": Counterpart("reshape", lambda x, shape: ((x,), {"shape": shape}))}
+
+EXACT = {"reshape": "it moves entries: nothing is rounded"}

@@ -1,12 +1,16 @@
-"""Samples and bad inputs of the class probabilities."""
+"""The class probabilities: the data for the tests of every pair, and tests of their own."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import pytest
 import torch
 from torch import ones, tensor
 
 from backprop_ops import log_softmax, log_softmax_backward, softmax, softmax_backward
+from tests.support.counterpart import Counterpart, with_options
+from tests.support.exact import Matrix, exact, log_probabilities, zipped
 from tests.support.samples import bad, real, sample
 
 SAMPLES = {
@@ -22,6 +26,36 @@ DIMENSIONS = [
 
 BAD_INPUTS = {"softmax": DIMENSIONS, "log_softmax": DIMENSIONS}
 
+CONVERTED = {"with_dtype": "dtype: convert the input"}
+
+OPINFO = {
+    "softmax": Counterpart("softmax", with_options("dim"), alone=CONVERTED),
+    "log_softmax": Counterpart("log_softmax", with_options("dim"), alone=CONVERTED),
+}
+
+
+def probabilities(mp: Any, dout: Matrix, x: Matrix) -> tuple[Matrix, ...]:
+    probs = zipped(mp.exp, log_probabilities(mp, x))
+    inner = [mp.fdot(p, d) for p, d in zip(probs, dout, strict=True)]
+    return probs, [
+        [p * (d - i) for p, d in zip(row, ds, strict=True)]
+        for row, ds, i in zip(probs, dout, inner, strict=True)
+    ]
+
+
+def logarithms(mp: Any, dout: Matrix, x: Matrix) -> tuple[Matrix, ...]:
+    logprobs = log_probabilities(mp, x)
+    return logprobs, [
+        [d - mp.exp(entry) * mp.fsum(ds) for entry, d in zip(row, ds, strict=True)]
+        for row, ds in zip(logprobs, dout, strict=True)
+    ]
+
+
+EXACT = {
+    "softmax": [exact(probabilities, "x", unit_of="upstream", dim=1)],
+    "log_softmax": [exact(logarithms, "x", unit_of="upstream", dim=1)],
+}
+
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
 def test_far_from_zero(dtype: torch.dtype) -> None:
@@ -31,3 +65,34 @@ def test_far_from_zero(dtype: torch.dtype) -> None:
     assert probs.isfinite().all()
     assert softmax_backward(ones(2, 3, dtype=dtype), probs).isfinite().all()
     assert log_softmax_backward(ones(2, 3, dtype=dtype), logprobs).isfinite().all()
+
+
+EQUIVALENT = {
+    "softmax": {
+        "the two have the same dtype, which the forward refuses to do without": (
+            "softmax: line 4: out.dtype → dout.dtype",
+        ),
+        "wide() changes nothing, for the next step is with a float32 and computes in float32 anyway": (  # noqa: E501
+            "softmax: line 3: wide(out) → out",
+            "softmax: line 3: wide(dout) → dout",
+            "softmax: line 4: probs → out",
+            "softmax: line 4: probs → out (#2)",
+            "softmax: line 4: dprobs → dout",
+            "softmax: line 4: dprobs → dout (#2)",
+        ),
+    },
+    "log_softmax": {
+        "the two have the same dtype, which the forward refuses to do without": (
+            "log_softmax: line 4: out.dtype → dout.dtype",
+        ),
+        "wide() changes nothing, for the next step is with a float32 and computes in float32 anyway": (  # noqa: E501
+            "log_softmax: line 4: dlogprobs → dout",
+        ),
+        "without wide() one more rounding, in bfloat16 and float16 alone": (
+            "log_softmax: line 3: wide(out) → out",
+            "log_softmax: line 3: wide(dout) → dout",
+            "log_softmax: line 4: logprobs.exp → out.exp",
+            "log_softmax: line 4: dlogprobs.sum → dout.sum",
+        ),
+    },
+}

@@ -1,0 +1,1 @@
+"""What the pages of the documentation are made of: `python -m docs` makes them anew."""

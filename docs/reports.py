@@ -1,0 +1,24 @@
+"""What `check` says of the wrong pairs in wrong.py."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from backprop_ops.checking.userfile import check_file
+
+WRONG = Path(__file__).with_name("wrong.py")
+
+
+def reports() -> str:
+    """Each pair with its report."""
+    parts = {}
+    for part in re.split(r"\n\n\n(?=#)", WRONG.read_text("utf-8"))[1:]:
+        name = re.search(r"^def (\w+)_backward", part, re.MULTILINE)[1]
+        parts[f"{name}_backward"] = part.rstrip()
+    sections = []
+    for report in check_file(str(WRONG), seed=0):
+        code = re.sub(r"\n\n\ndef \w+_sample.*", "", parts[report.name], flags=re.DOTALL)
+        title = f"## {report.name.removesuffix('_backward')}"
+        sections.append(f"{title}\n\n```python\n{code}\n```\n\n```\n{report}\n```")
+    return "\n\n".join(sections)
