@@ -59,8 +59,8 @@ def column_sums(
 ) -> list[Tensor]:
     """The sum of each of ``terms(*arrays)`` over all dimensions but the second.
 
-    (1, c, 1…), or (c) of a matrix without ``keepdim``. Blocks are added up in an array of one block, so that no product is written to memory. The sums
-    of bfloat16 and float16 are in float32.
+    (1, c, 1…), or (c) for a matrix without ``keepdim``; in float32 for bfloat16 and float16. Blocks
+    are added up in an array of one block, so that no product is written to memory.
     """
     if in_one_piece(*arrays):
         totals = [_array(term) for term in terms(*arrays)]

@@ -1,22 +1,24 @@
 """Every backward of the library with one thing changed in its source: `check` has to find each.
 
-A mutant is named by its pair, the line of the backward, and what became of what there:
-``softmax: line 4: probs * dprobs → probs / dprobs``. What is long is left out of a name, and
-``(#2)`` at its end is the second such change in the line.
+The private functions of its module that a backward calls are changed too. A mutant is named by its
+pair, the name that the changed line assigns (or ``return``, ``if``), and the change:
+``softmax: dx: probs * dprobs → probs / dprobs``. The name of another function than the backward
+comes first: ``batchnorm: _as_gain.return: …``. A long part is left out of a name, and ``(#2)`` at
+the end of one tells the second such change.
 """
 
 from __future__ import annotations
 
 import ast
 import copy
-import importlib
 import inspect
+import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cache, partial
-from types import CodeType
+from types import CodeType, FrameType
 from typing import Any
 
 import torch
@@ -24,7 +26,8 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from backprop_ops import Pair, check
-from backprop_ops.ops import _large as memory
+from backprop_ops.ops import _large
+from tests.support.families import beside
 from tests.support.samples import Drawing, real
 
 OPERATORS: tuple[tuple[type[ast.AST], ...], ...] = (
@@ -71,17 +74,36 @@ WHOLES = (ast.Attribute, ast.Subscript, ast.keyword)
 
 @dataclass(frozen=True)
 class Mutant:
+    """A pair with another ``source`` of its backward, or of a function that the backward calls."""
+
     name: str
     pair: Pair
     source: str
 
     @property
     def backward(self) -> Callable[..., Any]:
-        """The function, in the module where the pair is defined."""
-        defined: dict[str, Callable[..., Any]] = {}
-        code = _compiled(self.source, f"<{self.name}>")
-        exec(code, self.pair.backward.__globals__, defined)
-        return defined[self.pair.backward.__name__]
+        """The backward, in a copy of its module's names, where it calls what was changed."""
+        names = dict(self.pair.backward.__globals__)
+        for source in (*_sources(self.pair).values(), self.source):
+            exec(_compiled(source, f"<{self.name}>"), names)
+        backward: Callable[..., Any] = names[self.pair.backward.__name__]
+        return backward
+
+
+@cache
+def _sources(pair: Pair) -> dict[str, str]:
+    """The sources of a backward and of the private functions of its module that it calls."""
+    found: dict[str, str] = {}
+    waiting = [pair.backward]
+    while waiting:
+        function = waiting.pop(0)
+        found[function.__name__] = source = inspect.getsource(function)
+        for node in ast.walk(ast.parse(source)):
+            called = function.__globals__.get(node.id) if isinstance(node, ast.Name) else None
+            private = inspect.isfunction(called) and called.__name__.startswith("_")
+            if private and called.__module__ == pair.backward.__module__:
+                waiting += [called] * (called.__name__ not in found)
+    return found
 
 
 def _compiled(source: str, name: str) -> CodeType:
@@ -128,77 +150,111 @@ def agrees(mutant: Mutant, args: tuple[Any, ...], options: dict[str, Any], cache
 @contextmanager
 def cache_of(elements: int) -> Iterator[None]:
     """With a pair's arrays taken for larger than the cache where they have more elements."""
-    before, memory.CACHED = memory.CACHED, elements
+    before, _large.CACHED = _large.CACHED, elements
     try:
         yield
     finally:
-        memory.CACHED = before
+        _large.CACHED = before
 
 
 @cache
 def calls(pair: Pair) -> tuple[tuple[tuple[Any, ...], dict[str, Any], int], ...]:
     """The arguments of the pair's samples, which stand in ``tests/ops/test_<family>.py``.
 
-    Each with the size of the cache, and with hardly any where the pair goes another way beyond it.
+    Each with the size of the cache, and with hardly any, as a large array has.
     """
-    caches = (
-        (memory.CACHED, 2) if "memory." in inspect.getsource(pair.backward) else (memory.CACHED,)
-    )
-    family = pair.forward.__module__.rpartition(".")[2]
-    samples = importlib.import_module(f"tests.ops.test_{family}").SAMPLES[pair.name]
+    samples = beside(pair, "SAMPLES")
     shapes = (((5, 3), (5, 3)), ((5, 1), (3,)))  # of operands that broadcast: equal, and unequal
     drawn = [Drawing(torch.float64, shapes=both) for both in shapes]
     return tuple(
         (*drawing.call(sample), cached)
         for sample in samples
         for drawing in (drawn if real("*") in sample.args else drawn[:1])
-        for cached in caches
+        for cached in (_large.CACHED, 2)
     )
 
 
 @cache
 def mutants(pair: Pair) -> tuple[Mutant, ...]:
-    """Every mutant of a pair's backward that compiles to another program than those before it."""
-    (function,) = ast.parse(inspect.getsource(pair.backward)).body
-    assert isinstance(function, ast.FunctionDef)
-    kinds = _kinds(pair, function)
-    programs = {_program(function)}
+    """Every mutant of a pair that compiles to another program than those before it."""
+    kinds = _kinds(pair)
     found: dict[str, Mutant] = {}
-    for node, parent, put in list(_places(function)):
-        known = {name: kinds[name] for name in _assigned(function, node.lineno) if name in kinds}
-        part = isinstance(node, PARTS) and isinstance(parent, WHOLES)
-        shown = parent if part else node
-        before = _text(shown)
-        for new in _changes(node, parent, known):
-            put(new)
-            after = _text(new if shown is node else shown)
-            program, source = _program(function), ast.unparse(function)
-            put(node)
-            if program not in programs:
-                programs.add(program)
-                name = f"{pair.name}: line {node.lineno}: {before} → {after}"
-                same = 1 + sum(other.partition(" (#")[0] == name for other in found)
-                name = name if same == 1 else f"{name} (#{same})"
-                found[name] = Mutant(name, pair, source)
+    for source in _sources(pair).values():
+        (function,) = ast.parse(source).body
+        assert isinstance(function, ast.FunctionDef)
+        programs = {_program(function)}
+        outermost = () if function.name == pair.backward.__name__ else (function.name,)
+        for place in list(_places(function, (function,))):
+            known: dict[str, set[str]] = {}
+            for scope in place.scopes:
+                of_scope = kinds.get(scope.name, {})
+                names = _assigned(scope, place.node.lineno)
+                known |= {name: of_scope[name] for name in names if name in of_scope}
+            shown = place.parent if place.is_part else place.node
+            before = _text(shown)
+            where = ".".join((*outermost, *(f.name for f in place.scopes[1:]), place.statement))
+            for new in _changes(place.node, place.parent, known):
+                place.put(new)
+                after = _text(new if shown is place.node else shown)
+                program, changed = _program(function), ast.unparse(function)
+                place.put(place.node)
+                if program not in programs:
+                    programs.add(program)
+                    name = f"{pair.name}: {where}: {before} → {after}"
+                    same = 1 + sum(other.partition(" (#")[0] == name for other in found)
+                    name = name if same == 1 else f"{name} (#{same})"
+                    found[name] = Mutant(name, pair, changed)
     return tuple(found.values())
 
 
+@dataclass(frozen=True)
+class _Place:
+    """Something that can be changed in a function, and where it stands.
+
+    ``scopes``: the functions around it, the outermost first. ``statement``: the name that its
+    statement assigns, or the statement's first word.
+    """
+
+    node: ast.expr | ast.stmt
+    parent: ast.AST
+    put: Callable[[Any], None]
+    scopes: tuple[ast.FunctionDef, ...]
+    statement: str
+
+    @property
+    def is_part(self) -> bool:
+        return isinstance(self.node, PARTS) and isinstance(self.parent, WHOLES)
+
+
 def _places(
-    parent: ast.AST,
-) -> Iterator[tuple[ast.expr | ast.stmt, ast.AST, Callable[[Any], None]]]:
-    """What can be changed in a function: the node, its parent, and what puts another there."""
+    parent: ast.AST, scopes: tuple[ast.FunctionDef, ...] = (), statement: str = ""
+) -> Iterator[_Place]:
+    """Every place below a node but annotations, defaults and docstrings."""
     for field, value in ast.iter_fields(parent):
         if isinstance(parent, ast.FunctionDef) and field != "body":
+            continue
+        if isinstance(parent, ast.AnnAssign) and field == "annotation":
             continue
         if isinstance(value, list):
             children = [(child, partial(value.__setitem__, i)) for i, child in enumerate(value)]
         else:
             children = [(value, partial(setattr, parent, field))]
         for child, put in children:
+            if isinstance(child, ast.stmt):
+                statement = _assigns(child)
             if isinstance(child, (ast.expr, ast.stmt)):
-                yield child, parent, put
+                yield _Place(child, parent, put, scopes, statement)
+            inner = (*scopes, child) if isinstance(child, ast.FunctionDef) else scopes
             if isinstance(child, ast.AST):
-                yield from _places(child)
+                yield from _places(child, inner, statement)
+
+
+def _assigns(statement: ast.stmt) -> str:
+    match statement:
+        case ast.Assign([target]) | ast.AugAssign(target) | ast.AnnAssign(target):
+            return ast.unparse(target).strip("()")
+        case _:
+            return type(statement).__name__.lower()
 
 
 def _changes(
@@ -293,9 +349,9 @@ def _zero(value: Any) -> ast.BinOp:
 def _text(node: ast.AST) -> str:
     """A node in the words of its source, what is long below it left out."""
     node = copy.deepcopy(node)
-    for child, parent, put in list(_places(node)):
-        if parent is node and len(ast.unparse(child)) > 24:
-            put(ast.Name("…"))
+    for place in list(_places(node)):
+        if place.parent is node and len(ast.unparse(place.node)) > 24:
+            place.put(ast.Name("…"))
     return ast.unparse(ast.fix_missing_locations(node))
 
 
@@ -317,20 +373,26 @@ def _assigned(function: ast.FunctionDef, line: int) -> list[str]:
     return list(dict.fromkeys([*(argument.arg for argument in arguments), *above]))
 
 
-def _kinds(pair: Pair, function: ast.FunctionDef) -> dict[str, set[str]]:
-    """What each name of a backward holds on the samples, found out by running it."""
-    telling = copy.deepcopy(function)
-    telling.body[-1] = ast.Return(ast.Call(ast.Name("locals"), [], []))
-    backward = Mutant("locals", pair, ast.unparse(ast.fix_missing_locations(telling))).backward
-    kinds: dict[str, set[str]] = {}
+def _kinds(pair: Pair) -> dict[str, dict[str, set[str]]]:
+    """What each name of each function in a pair's module holds while its backward runs."""
+    kinds: dict[str, dict[str, set[str]]] = {}
+    module = pair.backward.__code__.co_filename
+
+    def note(frame: FrameType, event: str, _: Any) -> None:
+        if event == "return" and frame.f_code.co_filename == module:
+            of_function = kinds.setdefault(frame.f_code.co_name, {})
+            for name, value in frame.f_locals.items():
+                of_function.setdefault(name, set()).add(_kind(value))
+
     for args, options, cached in calls(pair):
-        fields = pair.fields(pair.forward(*args, **options))
-        values = {**pair.arguments(args, options), **fields}
-        values |= {f"d{output}": fields[output] for output in pair.outputs}
-        asked = {name: values[name] for name in inspect.signature(backward).parameters}
+        arguments, result = pair.arguments(args, options), pair.forward(*args, **options)
+        fields = pair.fields(result)
         with cache_of(cached):
-            for name, value in backward(**asked).items():
-                kinds.setdefault(name, set()).add(_kind(value))
+            sys.setprofile(note)
+            try:
+                pair.gradients(arguments, result, {name: fields[name] for name in pair.outputs})
+            finally:
+                sys.setprofile(None)
     return kinds
 
 
