@@ -25,6 +25,8 @@ __all__ = [
     "pow_backward",
     "reciprocal",
     "reciprocal_backward",
+    "sigmoid",
+    "sigmoid_backward",
     "sub",
     "sub_backward",
     "tanh",
@@ -160,4 +162,16 @@ def tanh_backward(dout: Tensor, out: Tensor) -> Tensor:
     """
     one = out.new_ones(())
     dx = dout * torch.addcmul(one, out, out, value=-1)
+    return dx
+
+
+def sigmoid(x: Tensor) -> Tensor:
+    """out = 1 / (1 + e⁻ˣ)"""
+    refuse.floating(x=x)
+    return x.sigmoid()
+
+
+def sigmoid_backward(dout: Tensor, out: Tensor) -> Tensor:
+    """dx = dout · out · (1 - out)"""
+    dx = dout * (out * (1 - out))
     return dx

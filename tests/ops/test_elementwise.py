@@ -72,6 +72,7 @@ SAMPLES = {
     "exp": [sample(real("n c"))],
     "log": [sample(positive("n c"))],
     "tanh": [sample(real("n c"))],
+    "sigmoid": [sample(real("n c"))],
 }
 
 BAD_INPUTS = {
@@ -87,6 +88,7 @@ BAD_INPUTS = {
     "exp": operand(),
     "log": operand(),
     "tanh": operand(),
+    "sigmoid": operand(),
 }
 
 
@@ -113,6 +115,7 @@ OPINFO = {
     "exp": Counterpart("exp"),
     "log": Counterpart("log"),
     "tanh": Counterpart("tanh"),
+    "sigmoid": Counterpart("sigmoid"),
 }
 
 
@@ -143,6 +146,16 @@ EXACT = {
     "exp": [exact(EXPONENTIAL, "x", unit_of="entry")],
     "log": [exact(LOGARITHM, "positive", unit_of="entry")],
     "tanh": [exact(TANH, "x", unit_of="entry")],
+    "sigmoid": [
+        exact(
+            each(
+                lambda mp, x: 1 / (1 + mp.exp(-x)),
+                lambda mp, x: 1 / (2 + mp.exp(x) + mp.exp(-x)),
+            ),
+            "x",
+            unit_of="entry",
+        )
+    ],
 }
 
 
