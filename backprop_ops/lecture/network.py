@@ -1,8 +1,8 @@
 """The lecture's network, a character-level name model, at two levels: atomic and fused.
 
 Both are written in pairs alone, forward and backward, without autograd. `forward` and `backward`
-are the lecture's chunks, one value a line; `fused_forward` and `fused_backward` are the same
-network with cross-entropy and batch normalization collapsed into one formula each.
+are the lecture's chunks, one value a line. `fused_forward` and `fused_backward` are the same
+network, with one formula each for cross-entropy and batch normalization.
 """
 
 from __future__ import annotations
