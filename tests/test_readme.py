@@ -6,10 +6,13 @@ import re
 from pathlib import Path
 
 import pytest
+import torch
 
 import backprop_ops
 from backprop_ops import assert_backward, check
 from backprop_ops.checking.userfile import check_file
+from backprop_ops.lecture.data import Dataset
+from backprop_ops.lecture.exercises import run_exercises
 
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
@@ -54,14 +57,24 @@ def test_report_of_the_readme(tmp_path: Path) -> None:
     assert found in page
 
 
+def without_numbers(text: str) -> str:
+    return re.sub(r"-?\d+(\.\d+)?(e-?\d+)?", "0", re.sub(r"exact: \w+ *", "", text))
+
+
+def test_page_of_the_exercises(embedded: Dataset) -> None:
+    """The lecture's page has what `check` prints, and the README some of its lines."""
+    page = (ROOT / "docs" / "lecture.md").read_text("utf-8")
+    assert f"```\n{without_numbers(str(run_exercises(embedded)))}\n```" in without_numbers(page)
+    (block,) = re.findall(r"```\n(4137 parameters\n.*?)```", README.read_text("utf-8"), re.DOTALL)
+    assert set(block.splitlines()) - {"..."} <= set(page.splitlines())
+
+
 @pytest.mark.usefixtures("unseen")
 def test_pair_of_the_ten_rules() -> None:
     """The example is a right pair."""
     (snippet,) = [s.values[1] for s in SNIPPETS if "class Scaled" in s.values[1]]
     names: dict[str, object] = {"__name__": "snippet"}
     exec(compile(snippet, "pair.md", "exec", dont_inherit=True), names)
-    import torch
-
     assert check(names["scale"], names["scale_backward"], (torch.randn(4, 3),), seed=0)
 
 
