@@ -1,4 +1,7 @@
-"""The command line: ``backprop-ops check | train | sample``, also ``python -m backprop_ops``."""
+"""The command line: ``backprop-ops check | train | sample``, also ``python -m backprop_ops``.
+
+Each command calls one function of `checking` or `lecture` and prints the result.
+"""
 
 from __future__ import annotations
 
@@ -6,20 +9,25 @@ import argparse
 import math
 import os
 import sys
-import textwrap
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from backprop_ops.lecture.data import Dataset
-    from backprop_ops.lecture.training import Training
+    from backprop_ops.lecture.training import Step, Training
 
-REPORT_EVERY = 10_000  # steps between two progress lines, and between two saves
-INTERRUPTED = 130  # the exit status of what Ctrl-C ended
+PROGRESS_EVERY = 10_000  # steps
+INTERRUPTED = 130  # the exit status after Ctrl-C
+
+FIRST = """\
+a first thing to try:
+  backprop-ops check             every gradient of the lecture's network, in seconds
+  backprop-ops check FILE.py     the pairs in a file of yours
+  backprop-ops COMMAND --help    the options of a command
+"""
 
 # The modules that import torch are imported where they are needed: --help and a wrong argument
 # are answered at once.
@@ -34,12 +42,17 @@ class _Parser(argparse.ArgumentParser):
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    # torch says so on import where there is no numpy, which nothing here needs.
+    # torch warns on import where there is no numpy; nothing here needs numpy.
     warnings.filterwarnings("ignore", message="Failed to initialize NumPy")
     parser = _Parser(
-        prog="backprop-ops", description="Hand-written backward passes, checked against autograd."
+        prog="backprop-ops",
+        description="Hand-written backward passes, checked against autograd.",
+        epilog=FIRST,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    parser.add_argument("--version", action="store_true", help="print the versions and exit")
+    parser.set_defaults(run=_version_or_help, parser=parser)
+    commands = parser.add_subparsers(metavar="COMMAND", title="commands")
     for add in (_add_check, _add_train, _add_sample):
         add(commands)
     arguments = parser.parse_args(argv)
@@ -54,18 +67,25 @@ def main(argv: Sequence[str] | None = None) -> int:
     return status
 
 
+def _version_or_help(arguments: argparse.Namespace) -> int:
+    if arguments.version:
+        python = ".".join(map(str, sys.version_info[:3]))
+        print(f"backprop-ops {version('backprop_ops')}, torch {version('torch')}, Python {python}")
+        return 0
+    arguments.parser.print_help()
+    return 2  # nothing was checked: a script whose command is empty must not pass
+
+
 def _add_check(commands: argparse._SubParsersAction[_Parser]) -> None:
-    summary = (
-        "compare every gradient of the lecture's network, or of your own file, with autograd's"
-    )
+    summary = "check every gradient of the lecture's network, or the pairs in a file of yours"
     check = commands.add_parser("check", help=summary, description=summary)
     check.add_argument(
         "target",
         nargs="?",
         metavar="FILE.py[::NAME]",
-        help="in place of the network, check NAME and NAME_backward of a file on what its "
-        "NAME_sample() returns, or all of the file that have a sample; of the options only --seed "
-        "applies, which is fresh by default",
+        help="check NAME and NAME_backward of this file on the sample that NAME_sample() returns; "
+        "without ::NAME, every pair of the file that has a sample. Takes no option but --seed, "
+        "which is fresh by default",
     )
     _add_names(check)
     _add_options(check, hidden=64)
@@ -77,7 +97,18 @@ def _check(arguments: argparse.Namespace) -> int:
     return _check_network(arguments) if arguments.target is None else _check_file(arguments)
 
 
+def _check_network(arguments: argparse.Namespace) -> int:
+    from backprop_ops.lecture.exercises import run_exercises
+
+    exercises = run_exercises(
+        _dataset(arguments), **_given(arguments, "hidden", "batch_size", "seed", "dtype")
+    )
+    print(exercises)
+    return 1 if exercises.wrong else 0
+
+
 def _check_file(arguments: argparse.Namespace) -> int:
+    """Every pair gets its report or its error; the exit status is the highest of all pairs."""
     from backprop_ops.checking.userfile import FileError, check_file
 
     for option in _given(arguments, "names", "hidden", "batch_size", "dtype"):
@@ -86,56 +117,21 @@ def _check_file(arguments: argparse.Namespace) -> int:
             f"argument --{option.replace('_', '-')}: is for the lecture's network, "
             f"not for {arguments.target}",
         )
-    correct = True
+    status = 0
     try:
-        for report in check_file(arguments.target, arguments.seed):
-            print(report)
-            correct = correct and report.ok
+        for number, report in enumerate(check_file(arguments.target, arguments.seed)):
+            if number:
+                print()
+            if isinstance(report, FileError):
+                status = 2
+                sys.stdout.flush()  # the error stands where the report would
+                print(f"{arguments.parser.prog}: error: {report}", file=sys.stderr)
+            else:
+                status = max(status, 0 if report.ok else 1)
+                print(report)
     except FileError as error:
-        _refuse(arguments, " ".join(str(error).split()))
-    return 0 if correct else 1
-
-
-def _check_network(arguments: argparse.Namespace) -> int:
-    from backprop_ops.lecture.exercises import run_exercises
-
-    dataset = _dataset(arguments)
-    exercises = run_exercises(dataset, **_given(arguments, "hidden", "batch_size", "seed", "dtype"))
-    for name in ("train", "val", "test"):
-        split = getattr(dataset, name)
-        print(f"{name:5s} {split.context.shape} {split.target.shape}")
-    print(f"{sum(p.numel() for p in exercises.parameters)} parameters")
-    print(f"loss {exercises.nodes.loss.item():.4f}")
-
-    print("\nexercise 1: every value of the forward pass")
-    print(*exercises.rows, sep="\n")
-    print("\nexercise 2: cross-entropy in one formula")
-    print(f"loss difference: {exercises.loss_difference}")
-    print(exercises.logits)
-    print("\nexercise 3: batch normalization in one formula")
-    print(f"hpreact difference: {exercises.hpreact_difference}")
-    print(exercises.hprebn)
-
-    print("\ndlogits, first row: the probabilities,")
-    print(_numbers(exercises.probs[0]))
-    print("n * dlogits, which is the same with 1 taken from the target's,")
-    print(_numbers(exercises.dlogits[0] * len(exercises.dlogits)))
-    print(f"and the sum of the row: {exercises.dlogits[0].sum().item():.1e}\n")
-
-    wrong = [row.name for row in exercises.comparisons if not row]
-    exact = sum(row.exact for row in exercises.rows)
-    if not wrong:
-        print(
-            f"correct: {exact} of {len(exercises.rows)} rows exact, "
-            f"all {len(exercises.comparisons)} approximate"
-        )
-        return 0
-    print(f"wrong: not approximate: {', '.join(wrong)}")
-    if arguments.dtype != "float64":
-        print(
-            "(whether it is rounding alone, as on a batch of few or of equal rows: --dtype float64)"
-        )
-    return 1
+        _refuse(arguments, str(error))
+    return status
 
 
 def _add_train(commands: argparse._SubParsersAction[_Parser]) -> None:
@@ -174,27 +170,44 @@ def _add_train(commands: argparse._SubParsersAction[_Parser]) -> None:
 
 
 def _train(arguments: argparse.Namespace) -> int:
-    import torch
-
+    from backprop_ops.lecture import checkpoint
     from backprop_ops.lecture.training import DivergedError
 
     run = _training(arguments)
-    with torch.no_grad():
-        if arguments.check_gradients and not _check_gradients(run, arguments):
-            return 1
-        try:
-            if not _steps(run, arguments):
-                return INTERRUPTED
-        except (DivergedError, OSError) as error:
-            print(f"stopped after {run.step} steps: {error}", file=sys.stderr)
-            return 1
-        _evaluate(run)
-    return 0
+    if arguments.check_gradients and not _gradients_agree(run, arguments):
+        return 1
+    saved = None  # the steps in the checkpoint
+
+    def save() -> None:
+        nonlocal saved
+        checkpoint.save(run, arguments.save)
+        saved = run.step
+
+    try:
+        finished = _steps(run, arguments.steps, save if arguments.save else None)
+        if finished:
+            _evaluate(run)
+    except KeyboardInterrupt:
+        finished = False
+    except BrokenPipeError:
+        raise
+    except (DivergedError, OSError) as error:
+        print(f"stopped after {run.step} steps: {error}", file=sys.stderr)
+        return 1
+    if finished:
+        return 0
+    if saved is None:
+        kept = "nothing was kept; give --save FILE to keep a run"
+    else:
+        kept = f"{saved} are kept: go on with --resume {arguments.save}"
+    print(f"interrupted after {run.step} steps; {kept}", file=sys.stderr)
+    return INTERRUPTED
 
 
 def _training(arguments: argparse.Namespace) -> Training:
     """The run that the arguments ask for, new or resumed; refused before the work begins."""
-    from backprop_ops.lecture.training import CheckpointError, Options, Training, check_writable
+    from backprop_ops.lecture.checkpoint import CheckpointError, check_writable, resume
+    from backprop_ops.lecture.training import Options, Training
 
     if arguments.save is not None:
         try:
@@ -206,7 +219,7 @@ def _training(arguments: argparse.Namespace) -> Training:
     if arguments.resume is None:
         return Training.start(Options(**given), dataset)
     try:
-        run = Training.resume(arguments.resume, dataset)
+        run = resume(arguments.resume, dataset)
     except CheckpointError as error:
         _refuse(arguments, f"argument --resume: {error}")
     for option, value in given.items():
@@ -214,70 +227,50 @@ def _training(arguments: argparse.Namespace) -> Training:
             _refuse(
                 arguments,
                 f"argument --{option.replace('_', '-')}: {arguments.resume} was trained with "
-                f"{getattr(run.options, option)}, came {value}",
+                f"{getattr(run.options, option)}, got {value}",
             )
     if run.step > arguments.steps:
         _refuse(
             arguments,
-            f"argument --steps: {arguments.resume} has {run.step} steps behind it, "
-            f"came {arguments.steps} in all",
+            f"argument --steps: {arguments.resume} has done {run.step} steps, "
+            f"got {arguments.steps} in all",
         )
     return run
 
 
-def _check_gradients(run: Training, arguments: argparse.Namespace) -> bool:
-    """Compare the gradients of the steps to come with autograd's, on a copy of the run."""
-    from backprop_ops.lecture.training import compare_with_autograd, worst
-
-    copy, steps = run.copy(), min(arguments.check_gradients, arguments.steps - run.step)
-    if steps == 0:
-        return True
-    comparisons = []
-    for _ in range(steps):
-        before = copy.copy().parameters
-        comparisons.append(compare_with_autograd(before, copy.advance()))
-    rows = [worst(list(of_one)) for of_one in zip(*comparisons, strict=True)]
-    print(f"gradients by hand against autograd, in float64, the worst of {steps} step(s):")
-    print(*rows, sep="\n")
+def _gradients_agree(run: Training, arguments: argparse.Namespace) -> bool:
+    steps = min(arguments.check_gradients, arguments.steps - run.step)
+    rows = run.check_gradients(steps)
+    if rows:
+        print(f"gradients by hand against autograd, in float64, the worst of {steps} step(s):")
+        print(*rows, sep="\n")
     wrong = [row.name for row in rows if not row]
     if wrong:
         print(f"wrong: not approximate: {', '.join(wrong)}")
     return not wrong
 
 
-def _steps(run: Training, arguments: argparse.Namespace) -> bool:
-    """Train up to the last step; False where Ctrl-C came first."""
+def _steps(run: Training, steps: int, save: Callable[[], None] | None) -> bool:
+    """Train up to the last step with a progress bar; False where Ctrl-C ended it earlier."""
     from tqdm import tqdm
 
-    from backprop_ops.lecture.training import interruption, one_thread
+    with tqdm(total=steps, initial=run.step, unit=" steps", disable=None, leave=False) as bar:
 
-    steps: int = arguments.steps
-    save: Path | None = arguments.save
-    bar = tqdm(total=steps, initial=run.step, unit=" steps", disable=None, leave=False)
-    with one_thread(), interruption() as interrupted, bar:
-        while run.step < steps and not interrupted.is_set():
-            number, step = run.step, run.advance()
-            if number % REPORT_EVERY == 0:
-                tqdm.write(f"{number:7d}/{steps:7d}: {step.loss.item():.4f}")
+        def show(step: Step) -> None:
+            if step.number % PROGRESS_EVERY == 0:
+                tqdm.write(f"{step.number:7d}/{steps:7d}: {step.loss.item():.4f}")
                 sys.stdout.flush()
-            if run.step % REPORT_EVERY == 0 and save is not None:
-                run.save(save)
             if run.step % 100 == 0:
                 bar.set_postfix(loss=f"{step.loss.item():.4f}", refresh=False)
                 bar.update(run.step - bar.n)
-        run.require_finite()
-        if save is not None:
-            run.save(save)
-    if run.step < steps:
-        kept = f"go on with --resume {save}" if save else "not saved, since --save was not given"
-        print(f"interrupted after {run.step} steps; {kept}", file=sys.stderr)
-    return run.step == steps
+
+        return run.run(steps, show, save)
 
 
 def _evaluate(run: Training) -> None:
     """Calibrate batch normalization over the training set, then losses and names."""
     from backprop_ops.lecture.network import calibrate
-    from backprop_ops.lecture.training import sample_names, split_loss
+    from backprop_ops.lecture.sampling import sample_names, split_loss
 
     statistics = calibrate(run.parameters, run.dataset.train.context)
     for name in ("train", "val", "test"):
@@ -303,10 +296,11 @@ def _add_sample(commands: argparse._SubParsersAction[_Parser]) -> None:
 
 
 def _sample(arguments: argparse.Namespace) -> int:
-    from backprop_ops.lecture.training import CheckpointError, load_checkpoint, sample_names
+    from backprop_ops.lecture.checkpoint import CheckpointError, load
+    from backprop_ops.lecture.sampling import sample_names
 
     try:
-        checkpoint = load_checkpoint(arguments.file)
+        checkpoint = load(arguments.file)
     except CheckpointError as error:
         _refuse(arguments, f"argument --from: {error}")
     names = sample_names(
@@ -316,8 +310,7 @@ def _sample(arguments: argparse.Namespace) -> int:
         arguments.count,
         **_given(arguments, "seed"),
     )
-    for name in names:
-        print(name)
+    print(*names, sep="\n")
     return 0
 
 
@@ -330,10 +323,6 @@ def _dataset(arguments: argparse.Namespace) -> Dataset:
         _refuse(arguments, f"argument --names: {error}")
 
 
-def _numbers(row: Tensor) -> str:
-    return textwrap.fill(" ".join(f"{value:.4f}" for value in row.tolist()), 80)
-
-
 def _add_names(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--names",
@@ -344,7 +333,7 @@ def _add_names(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_options(parser: argparse.ArgumentParser, hidden: int) -> None:
-    """What has its default where it is used; a resumed run takes it from its checkpoint."""
+    """Options without a default here: a resumed run takes them from its checkpoint."""
     parser.add_argument("--hidden", type=_positive, metavar="N", help=f"hidden units ({hidden})")
     parser.add_argument("--batch-size", type=_batch, metavar="N", help="rows a batch (32)")
     parser.add_argument(

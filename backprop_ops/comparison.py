@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import sys
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -22,6 +23,8 @@ class Comparison:
     approximate: bool
     maxdiff: float
     reason: str = ""
+    printed_in: int | None = field(default=None, compare=False, repr=False)
+    """The notebook cell in which `cmp` printed it."""
 
     @classmethod
     def of(cls, name: str, grad: Tensor, expected: Tensor) -> Comparison:
@@ -59,6 +62,11 @@ class Comparison:
         )
         return f"{line} | {self.reason}" if self.reason else line
 
+    def _ipython_display_(self) -> None:
+        """A notebook shows a cell's last value: the line, unless `cmp` has just printed it."""
+        if self.printed_in is None or self.printed_in != _cell():
+            print(self)
+
 
 def compare(name: str, grad: Tensor, tensor: Tensor) -> Comparison:
     """Compare ``grad``, derived by hand, with ``tensor.grad``, which autograd left there.
@@ -68,7 +76,7 @@ def compare(name: str, grad: Tensor, tensor: Tensor) -> Comparison:
     """
     for argument, value in (("grad", grad), ("tensor", tensor)):
         if not isinstance(value, Tensor):
-            raise TypeError(f"{name}: {argument} must be a Tensor, came {type(value).__name__}")
+            raise TypeError(f"{name}: {argument} must be a Tensor, got {type(value).__name__}")
     # Asking a tensor for a gradient that autograd does not retain would warn.
     expected = tensor.grad if tensor.is_leaf or tensor.retains_grad else None
     if expected is None:
@@ -83,4 +91,11 @@ def cmp(name: str, grad: Tensor, tensor: Tensor) -> Comparison:
     """Compare ``grad`` with ``tensor.grad`` as `compare` does, and print the lecture's line."""
     comparison = compare(name, grad, tensor)
     print(comparison)
-    return comparison
+    return replace(comparison, printed_in=_cell())
+
+
+def _cell() -> int | None:
+    """The number of the running cell in a notebook, None elsewhere."""
+    ipython = sys.modules.get("IPython")
+    shell = ipython and ipython.get_ipython()
+    return shell.execution_count if shell else None

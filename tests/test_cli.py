@@ -14,11 +14,14 @@ from pathlib import Path
 import pytest
 import torch
 
+import backprop_ops
 from backprop_ops import context
 from backprop_ops.cli import main
+from backprop_ops.lecture import network
+from backprop_ops.lecture.checkpoint import load, save
 from backprop_ops.lecture.data import Dataset
 from backprop_ops.lecture.network import LECTURE_ROWS
-from backprop_ops.lecture.training import Options, Training, load_checkpoint
+from backprop_ops.lecture.training import Options, Training
 
 ROW = re.compile(
     r"^(\w+) +\| exact: (True|False) *\| approximate: (True|False) *\| maxdiff: (\S+)$"
@@ -43,10 +46,12 @@ def assert_refused(
     capsys: pytest.CaptureFixture[str], arguments: tuple[object, ...], message: str
 ) -> None:
     """In one line and with exit status 2, in this process: it is over before the work begins."""
-    with pytest.raises(SystemExit) as exit_:
-        main([*map(str, arguments)])
+    try:
+        status = main([*map(str, arguments)])
+    except SystemExit as exit_:
+        status = exit_.code
     stdout, stderr = capsys.readouterr()
-    assert exit_.value.code == 2
+    assert status == 2
     assert stdout == ""
     assert len(stderr.splitlines()) == 1
     assert message in stderr
@@ -128,9 +133,7 @@ def test_train_save_resume_sample(few_file: Path, tmp_path: Path) -> None:
     second = run("train", "--names", few_file, "--steps", 300, "--resume", part, "--save", part)
     assert second.returncode == 0, second.stderr
     assert second.stdout.splitlines() == lines[1:]
-    for a, b in zip(
-        load_checkpoint(whole).parameters, load_checkpoint(part).parameters, strict=True
-    ):
+    for a, b in zip(load(whole).parameters, load(part).parameters, strict=True):
         assert torch.equal(a, b)
 
     sample = run("sample", "--from", whole, "--count", 20)
@@ -154,20 +157,73 @@ def test_interrupted_run_goes_on_with_the_same_bits(few_file: Path, tmp_path: Pa
     process.send_signal(signal.SIGINT)
     _, stderr = process.communicate(timeout=60)
     assert process.returncode == 130
-    step = load_checkpoint(part).step
-    assert stderr == f"interrupted after {step} steps; go on with --resume {part}\n"
+    step = load(part).step
+    kept = f"{step} are kept: go on with --resume {part}"
+    assert stderr == f"interrupted after {step} steps; {kept}\n"
     assert 0 < step < 4000
 
     assert run(*arguments, "--save", whole).returncode == 0
     assert run(*arguments, "--resume", part, "--save", part).returncode == 0
-    for a, b in zip(
-        load_checkpoint(whole).parameters, load_checkpoint(part).parameters, strict=True
-    ):
+    for a, b in zip(load(whole).parameters, load(part).parameters, strict=True):
         assert torch.equal(a, b)
 
 
+def test_interrupted_run_says_that_nothing_was_kept(
+    few_file: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the training, and in the evaluation after it."""
+    arguments = ["train", "--names", str(few_file), "--hidden", "20", "--steps", "30"]
+    advance = Training.advance
+
+    def interrupted(run: Training) -> object:
+        if run.step == 12:
+            signal.raise_signal(signal.SIGINT)
+        return advance(run)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Training, "advance", interrupted)
+        assert main(arguments) == 130
+    message = "interrupted after {} steps; nothing was kept; give --save FILE to keep a run\n"
+    assert capsys.readouterr().err == message.format(13)
+
+    monkeypatch.setattr(network, "calibrate", lambda *_: signal.raise_signal(signal.SIGINT))
+    assert main(arguments) == 130
+    assert capsys.readouterr().err == message.format(30)
+
+
+def test_table_of_dlogits(few_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """For each character of the first row: softmax minus one-hot is n times dlogits."""
+    assert main(["check", "--names", str(few_file), "--dtype", "float64"]) == 0
+    page = capsys.readouterr().out
+    softmax, one_hot, difference = (
+        [float(number) for line in re.findall(rf"^{label} +(.*)$", page, re.MULTILINE)
+         for number in line.split()]
+        for label in ("softmax", "one-hot", "difference")
+    )  # fmt: skip
+    characters = " ".join(re.findall(r"^character +(.*)$", page, re.MULTILINE)).split()
+    assert len(characters) == len(softmax) == len(one_hot) == len(difference)
+    assert characters[:2] == [".", "a"]
+    assert sum(one_hot) == 1
+    for p, target, d in zip(softmax, one_hot, difference, strict=True):
+        assert d == pytest.approx(p - target, abs=1e-4)
+
+
+def test_no_command(capsys: pytest.CaptureFixture[str]) -> None:
+    """Help, with the commands and something to try; not 0, since nothing was checked."""
+    assert main([]) == 2
+    stdout, stderr = capsys.readouterr()
+    assert stderr == ""
+    assert "check every gradient of the lecture's network" in stdout
+    assert "backprop-ops check FILE.py" in stdout
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--version"]) == 0
+    expected = f"backprop-ops {backprop_ops.__version__}, torch {torch.__version__}, Python 3."
+    assert capsys.readouterr().out.startswith(expected)
+
+
 BAD_ARGUMENTS = {
-    "no command": ((), "required: COMMAND"),
     "unknown command": (("chek",), "invalid choice: 'chek'"),
     "unknown option": (("check", "--hiden", 3), "unrecognized arguments: --hiden"),
     "batch of one": (("check", "--batch-size", 1), "variance divides by n - 1"),
@@ -204,8 +260,8 @@ def test_refused_as_a_process(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (("--hidden", 21), "--hidden: {} was trained with 20, came 21"),
-        (("--steps", 5), "--steps: {} has 10 steps behind it, came 5 in all"),
+        (("--hidden", 21), "--hidden: {} was trained with 20, got 21"),
+        (("--steps", 5), "--steps: {} has done 10 steps, got 5 in all"),
     ],
 )
 def test_resumed_with_other_options(
@@ -219,7 +275,7 @@ def test_resumed_with_other_options(
     file = tmp_path / "run.pt"
     training = Training.start(Options(hidden=20), few)
     training.step = 10
-    training.save(file)
+    save(training, file)
     arguments = ("train", "--names", few_file, "--resume", file, *options)
     assert_refused(capsys, arguments, message.format(file))
 
@@ -307,7 +363,23 @@ def test_check_of_every_pair_of_a_file(
         ("scaled_backward", "wrong"),
         ("square_backward", "correct"),
     ]
+    assert "\n\nsquare_backward: correct\n" in stdout
     assert stderr == ""
+
+
+def test_check_goes_on_after_a_pair_that_cannot_be_checked(
+    pairs_file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pairs_file.write_text(
+        PAIRS.replace("def scaled_backward(dout, x", "def scaled_backward(dout, z")
+    )
+    assert main(["check", str(pairs_file)]) == 2
+    stdout, stderr = capsys.readouterr()
+    assert "square_backward: correct\n" in stdout
+    assert len(stderr.splitlines()) == 1
+    assert stderr.startswith(
+        f"backprop-ops check: error: {pairs_file}: scaled_backward asks for 'z'"
+    )
 
 
 def test_check_of_a_file_twice_in_a_second(
@@ -346,7 +418,7 @@ BAD_FILES = {
     "sample is no tuple": (
         "my_pairs.py::square",
         "def square_sample(): return torch.ones(2)",
-        "square_sample must return a tuple of arguments, came Tensor",
+        "square_sample must return a tuple of arguments, got Tensor",
     ),
     "sample raises": (
         "my_pairs.py::square",

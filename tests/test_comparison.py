@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -28,6 +30,26 @@ def test_prints_the_lectures_line(capsys: pytest.CaptureFixture[str]) -> None:
 def test_compare_does_not_print(capsys: pytest.CaptureFixture[str]) -> None:
     compare("x", ones(2), with_grad(ones(2)))
     assert capsys.readouterr().out == ""
+
+
+def test_a_notebook_shows_a_line_once(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where a later cell shows what an earlier one compared."""
+    shell = SimpleNamespace(execution_count=3)
+    monkeypatch.setitem(sys.modules, "IPython", SimpleNamespace(get_ipython=lambda: shell))
+    printed, quiet = (
+        cmp("x", ones(2), with_grad(ones(2))),
+        compare("x", ones(2), with_grad(ones(2))),
+    )
+    assert printed == quiet
+    assert capsys.readouterr().out == f"{printed}\n"
+    printed._ipython_display_()
+    assert capsys.readouterr().out == ""
+    quiet._ipython_display_()
+    shell.execution_count = 4
+    printed._ipython_display_()
+    assert capsys.readouterr().out == f"{quiet}\n{printed}\n"
 
 
 def test_approximate_as_allclose() -> None:
@@ -71,9 +93,9 @@ def test_no_gradient_to_compare_with(retained: bool) -> None:
 
 
 def test_what_is_no_tensor() -> None:
-    with pytest.raises(TypeError, match="x: grad must be a Tensor, came list"):
+    with pytest.raises(TypeError, match="x: grad must be a Tensor, got list"):
         cmp("x", [1.0], with_grad(ones(1)))
-    with pytest.raises(TypeError, match="x: tensor must be a Tensor, came NoneType"):
+    with pytest.raises(TypeError, match="x: tensor must be a Tensor, got NoneType"):
         cmp("x", ones(1), None)
 
 

@@ -19,13 +19,18 @@ if TYPE_CHECKING:
 
 
 class FileError(Exception):
-    """Why the pairs of a file cannot be checked."""
+    """The reason why a file, or one of its pairs, cannot be checked, in one line."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(" ".join(message.split()))
 
 
-def check_file(target: str, seed: int | None = None) -> Iterator[Report]:
+def check_file(target: str, seed: int | None = None) -> Iterator[Report | FileError]:
     """Check the pair that ``FILE.py::NAME`` names, or every pair of ``FILE.py`` with a sample.
 
-    ``seed``: of the check, and of torch when the sample is drawn; a fresh one unless given.
+    A pair that cannot be checked gives a FileError in place of its report; a file that cannot be
+    run raises one. ``seed``: of the check, and of torch when the sample is drawn; a fresh one
+    unless given.
     """
     file, colons, named = target.partition("::")
     path = Path(file)
@@ -35,27 +40,37 @@ def check_file(target: str, seed: int | None = None) -> Iterator[Report]:
         raise FileError(f"{path}: {error.strerror}") from error
 
     # Before the file's own folder is searched, where a random.py would hide Python's from torch.
-    import torch
-
-    from backprop_ops.checking.checker import check
+    import torch  # noqa: F401
 
     seed = random.SystemRandom().getrandbits(32) if seed is None else seed
     functions = _run(path, source)
     for name in [named] if colons else _sampled(path, functions):
-        forward, backward, draw = _parts(path, functions, name)
-        torch.manual_seed(seed)
         try:
-            sample = draw()
-        except Exception as error:
-            raise _at(path, error) from error
-        if not isinstance(sample, tuple):
-            came = type(sample).__name__
-            raise FileError(f"{path}: {name}_sample must return a tuple of arguments, came {came}")
-        args, kwargs = sample if _has_options(sample) else (sample, {})
-        try:
-            yield check(forward, backward, args, kwargs, seed=seed)
-        except (TypeError, ValueError) as error:
-            raise FileError(f"{path}: {error}") from error
+            yield _check(path, functions, name, seed)
+        except FileError as error:
+            yield error
+
+
+def _check(path: Path, functions: Mapping[str, Callable[..., Any]], name: str, seed: int) -> Report:
+    import torch
+
+    from backprop_ops.checking.checker import check
+
+    forward, backward, draw = _parts(path, functions, name)
+    torch.manual_seed(seed)
+    try:
+        sample = draw()
+    except Exception as error:
+        raise _at(path, error) from error
+    if not isinstance(sample, tuple):
+        raise FileError(
+            f"{path}: {name}_sample must return a tuple of arguments, got {type(sample).__name__}"
+        )
+    args, kwargs = sample if _has_options(sample) else (sample, {})
+    try:
+        return check(forward, backward, args, kwargs, seed=seed)
+    except (TypeError, ValueError) as error:
+        raise FileError(f"{path}: {error}") from error
 
 
 def _run(path: Path, source: bytes) -> dict[str, Callable[..., Any]]:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from backprop_ops.lecture.network import BLOCK_SIZE
 
-END = 0  # what a name begins and ends with, the lecture's "."
+END = 0  # the character before and after a name, the lecture's "."
 SHUFFLE_SEED = 42
 
 
@@ -40,6 +40,13 @@ class Dataset(NamedTuple):
     @property
     def vocabulary(self) -> int:
         return len(self.alphabet) + 1
+
+    def __str__(self) -> str:
+        """The lecture's lines: the shapes of the three splits."""
+        return "\n".join(
+            f"{name:5s} {split.context.shape} {split.target.shape}"
+            for name, split in (("train", self.train), ("val", self.val), ("test", self.test))
+        )
 
 
 def read_names(file: Path | None = None) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Literal, NamedTuple
 
 import torch
@@ -23,10 +24,14 @@ from backprop_ops.ops.batchnorm import batchnorm, batchnorm_backward
 from backprop_ops.ops.loss import cross_entropy, cross_entropy_backward
 from backprop_ops.ops.softmax import softmax
 
+COLUMNS = 8  # characters a line in the table of dlogits
+
 
 class Exercises(NamedTuple):
-    """What the lecture compares and looks at, on one batch."""
+    """The values and rows that the lecture looks at, on one batch; `str` is the page of them."""
 
+    dataset: Dataset
+    target: Tensor  # (n), of the batch
     parameters: Parameters
     nodes: Nodes
     gradients: Nodes  # by hand
@@ -41,6 +46,59 @@ class Exercises(NamedTuple):
     @property
     def comparisons(self) -> list[Comparison]:
         return [*self.rows, self.logits, self.hprebn]
+
+    @property
+    def wrong(self) -> list[str]:
+        """The rows that are not approximate."""
+        return [row.name for row in self.comparisons if not row]
+
+    def __str__(self) -> str:
+        return "\n".join(
+            (
+                str(self.dataset),
+                f"{sum(p.numel() for p in self.parameters)} parameters",
+                f"loss {self.nodes.loss.item():.4f}",
+                "\nexercise 1: every value of the forward pass",
+                *map(str, self.rows),
+                "\nexercise 2: cross-entropy in one formula",
+                f"loss difference: {self.loss_difference}",
+                str(self.logits),
+                "\nexercise 3: batch normalization in one formula",
+                f"hpreact difference: {self.hpreact_difference}",
+                str(self.hprebn),
+                "\ndlogits of the first row, times n: the softmax minus the one-hot target",
+                *self._first_row(),
+                f"\n{self._verdict()}",
+            )
+        )
+
+    def _first_row(self) -> Iterator[str]:
+        """The first row of the batch, a column for each character."""
+        softmax = self.probs[0].tolist()
+        one_hot = [float(number == self.target[0]) for number in range(len(softmax))]
+        difference = (len(self.dlogits) * self.dlogits[0]).tolist()
+        characters = "." + self.dataset.alphabet
+        for start in range(0, len(characters), COLUMNS):
+            part = slice(start, start + COLUMNS)
+            yield "character  " + "".join(f"{character:>8s}" for character in characters[part])
+            yield "softmax    " + "".join(f"{value:8.4f}" for value in softmax[part])
+            yield "one-hot    " + "".join(f"{value:8.0f}" for value in one_hot[part])
+            yield "difference " + "".join(f"{value:8.4f}" for value in difference[part])
+            yield ""
+        yield f"sum of the difference: {sum(difference):.1e}"
+
+    def _verdict(self) -> str:
+        exact = sum(row.exact for row in self.rows)
+        if not self.wrong:
+            return (
+                f"correct: {exact} of {len(self.rows)} rows exact, "
+                f"all {len(self.comparisons)} approximate"
+            )
+        verdict = f"wrong: not approximate: {', '.join(self.wrong)}"
+        if self.dlogits.dtype == torch.float64:
+            return verdict
+        # On a batch of few or of equal rows, float32 may round a right gradient away.
+        return f"{verdict}\n(--dtype float64 tells a mistake from rounding)"
 
 
 def run_exercises(
@@ -67,11 +125,13 @@ def run_exercises(
         gradients = backward(nodes, context, target)
         loss = cross_entropy(nodes.logits, target)
         dlogits = cross_entropy_backward(gradients.loss, target, loss.probs, loss.divisor)
-        hpreact = batchnorm(nodes.hprebn, nodes.bngain, nodes.bnbias, eps=EPS)
+        hpreact = batchnorm(nodes.hprebn, nodes.bngain, nodes.bnbias, eps=EPS, correction=1)
         dhprebn, _, _ = batchnorm_backward(
             gradients.hpreact, nodes.bngain, hpreact.xhat, hpreact.inv_std, correction=1
         )
         return Exercises(
+            dataset,
+            target,
             parameters,
             nodes,
             gradients,

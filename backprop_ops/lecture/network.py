@@ -1,8 +1,8 @@
 """The lecture's network, a character-level name model, at two levels: atomic and fused.
 
 Both are written in pairs alone, forward and backward, without autograd. `forward` and `backward`
-are the lecture's chunks, one value a line; `fused_forward` and `fused_backward` are the same
-network with cross-entropy and batch normalization collapsed into one formula each.
+are the lecture's chunks, one value a line. `fused_forward` and `fused_backward` are the same
+network, with one formula each for cross-entropy and batch normalization.
 """
 
 from __future__ import annotations
@@ -189,8 +189,8 @@ def forward(parameters: Parameters, context: Tensor, target: Tensor) -> Nodes:
 def backward(v: Nodes, context: Tensor, target: Tensor) -> Nodes:
     """The gradients of the loss with respect to every value, by hand, in reverse order.
 
-    ``v.`` marks what the forward pass left, a bare ``d`` name what was made here. A value that is
-    used twice gets the sum of both uses.
+    ``v.`` marks a value of the forward pass, a bare ``d`` name a gradient made here. A value that
+    is used twice gets the sum of both uses.
     """
     n = len(context)
     dloss = torch.ones_like(v.loss)
@@ -256,7 +256,7 @@ def backward(v: Nodes, context: Tensor, target: Tensor) -> Nodes:
 
 
 class Activations(NamedTuple):
-    """What the fused forward pass keeps for the fused backward."""
+    """The values that the fused forward pass keeps for the fused backward."""
 
     emb: Tensor  # (n, block, embedding)
     embcat: Tensor  # (n, block · embedding)
@@ -265,13 +265,20 @@ class Activations(NamedTuple):
     loss: CrossEntropy
 
 
-def fused_forward(parameters: Parameters, context: Tensor, target: Tensor) -> Activations:
-    """The same network, with exercises 2 and 3 as one pair each."""
-    C, W1, b1, W2, b2, bngain, bnbias = parameters
+def _embed(parameters: Parameters, context: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """emb, embcat and hprebn: the network before batch normalization."""
+    C, W1, b1, *_ = parameters
     emb = embedding(context, C)
     embcat = reshape(emb, shape=(len(context), -1))
     hprebn = linear(embcat, W1, b1)
-    hpreact = batchnorm(hprebn, bngain, bnbias, eps=EPS)
+    return emb, embcat, hprebn
+
+
+def fused_forward(parameters: Parameters, context: Tensor, target: Tensor) -> Activations:
+    """The same network, with exercises 2 and 3 as one pair each."""
+    _, _, _, W2, b2, bngain, bnbias = parameters
+    emb, embcat, hprebn = _embed(parameters, context)
+    hpreact = batchnorm(hprebn, bngain, bnbias, eps=EPS, correction=1)
     h = tanh(hpreact.out)
     logits = linear(h, W2, b2)
     loss = cross_entropy(logits, target)
@@ -304,17 +311,15 @@ class Statistics(NamedTuple):
 
 
 def calibrate(parameters: Parameters, context: Tensor) -> Statistics:
-    embcat = reshape(embedding(context, parameters.C), shape=(len(context), -1))
-    hprebn = linear(embcat, parameters.W1, parameters.b1)
+    _, _, hprebn = _embed(parameters, context)
     var, mean = torch.var_mean(hprebn, 0, keepdim=True)
     return Statistics(mean, var)
 
 
 def predict(parameters: Parameters, statistics: Statistics, context: Tensor) -> Tensor:
-    """The logits, (n, vocabulary), of what follows each context, with calibrated statistics."""
-    C, W1, b1, W2, b2, bngain, bnbias = parameters
-    embcat = reshape(embedding(context, C), shape=(len(context), -1))
-    hprebn = linear(embcat, W1, b1)
+    """The logits, (n, vocabulary), for the next character, with calibrated statistics."""
+    _, _, _, W2, b2, bngain, bnbias = parameters
+    _, _, hprebn = _embed(parameters, context)
     hpreact = batchnorm_inference(
         hprebn, bngain, bnbias, mean=statistics.mean, var=statistics.var, eps=EPS
     )

@@ -1,57 +1,39 @@
-"""Exercise 4: the network trained with the hand-written backward, interrupted and resumed."""
+"""Exercise 4: the network trained with the hand-written backward."""
 
 from __future__ import annotations
 
 import contextlib
-import errno
-import os
 import signal
 import threading
-import uuid
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from types import FrameType
-from typing import IO, Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from backprop_ops.comparison import Comparison
-from backprop_ops.lecture.data import END, Dataset, Split
+from backprop_ops.lecture.data import Dataset
 from backprop_ops.lecture.network import (
-    BLOCK_SIZE,
-    EMBEDDING,
     LECTURE_SEED,
     Parameters,
-    Statistics,
-    calibrate,
     fused_backward,
     fused_forward,
     initialize,
-    predict,
 )
-from backprop_ops.ops.loss import cross_entropy
-from backprop_ops.ops.softmax import softmax
 
-SAMPLE_SEED = LECTURE_SEED + 10
 DECAY_STEP = 100_000  # from here on the learning rate is a tenth
-LONGEST_NAME = 100  # where sampling stops, should a network never end a name
-
-_FORMAT = 1  # of a checkpoint
-
-
-class CheckpointError(ValueError):
-    """A checkpoint that cannot be used; the message names the file and what is wrong."""
+SAVE_EVERY = 10_000  # steps
 
 
 class DivergedError(ArithmeticError):
-    """A training whose parameters are no longer numbers; what was saved before is kept."""
+    """A training whose parameters are no longer finite; an earlier checkpoint stays as it is."""
 
 
 @dataclass(frozen=True)
 class Options:
-    """What a run is determined by, besides its data; the defaults are the lecture's."""
+    """Together with the data, these determine a run; the defaults are the lecture's."""
 
     batch_size: int = 32
     hidden: int = 200
@@ -60,15 +42,16 @@ class Options:
 
 
 class Step(NamedTuple):
-    """What one step of training saw, and the loss before it."""
+    """One step of training: how many were done before it, its batch, and the loss on it."""
 
+    number: int
     context: Tensor
     target: Tensor
     loss: Tensor
 
 
 class Training:
-    """A run between two steps: ``step`` are done, the generator stands before the next batch."""
+    """A run between two steps: ``step`` are done, the generator draws the next batch."""
 
     def __init__(
         self,
@@ -109,31 +92,25 @@ class Training:
         for parameter, gradient in zip(self.parameters, gradients, strict=True):
             parameter.add_(gradient, alpha=-lr)
         self.step += 1
-        return Step(context, target, values.loss.out)
+        return Step(self.step - 1, context, target, values.loss.out)
 
-    def save(self, file: Path) -> None:
-        """Write a checkpoint to a temporary file beside ``file`` and rename it to ``file``."""
-        checkpoint = {
-            "format": _FORMAT,
-            "step": self.step,
-            "options": asdict(self.options),
-            "parameters": self.parameters._asdict(),
-            "statistics": calibrate(self.parameters, self.dataset.train.context)._asdict(),
-            "generator": self.generator.get_state(),
-            "alphabet": self.dataset.alphabet,
-            "digest": self.dataset.digest,
-        }
-        self.require_finite()
-        target = file.resolve()
-        with _temporary_beside(target) as stream:
-            try:
-                torch.save(checkpoint, stream)
-                stream.flush()
-                os.fsync(stream.fileno())
-                os.replace(stream.name, target)
-            except BaseException:
-                os.unlink(stream.name)
-                raise
+    def run(
+        self, steps: int, on_step: Callable[[Step], None], save: Callable[[], None] | None = None
+    ) -> bool:
+        """Train until ``steps`` are done in all. False if Ctrl-C ended it earlier.
+
+        ``save`` is called every 10,000 steps and at the end, Ctrl-C's end included. Raises
+        DivergedError where a parameter is no longer finite.
+        """
+        with torch.no_grad(), one_thread(), interruption() as interrupted:
+            while self.step < steps and not interrupted.is_set():
+                on_step(self.advance())
+                if save is not None and self.step % SAVE_EVERY == 0:
+                    save()
+            self.require_finite()
+            if save is not None:
+                save()
+        return self.step == steps
 
     def require_finite(self) -> None:
         """Raise DivergedError where a parameter is infinite or nan."""
@@ -141,69 +118,24 @@ class Training:
             if not parameter.isfinite().all():
                 raise DivergedError(f"{name} is no longer finite; try a lower --lr")
 
-    @classmethod
-    def resume(cls, file: Path, dataset: Dataset) -> Training:
-        """The run as ``file`` left it. Raises CheckpointError where the data are not the same."""
-        checkpoint = load_checkpoint(file)
-        if checkpoint.alphabet != dataset.alphabet or checkpoint.digest != dataset.digest:
-            raise CheckpointError(
-                f"{file}: trained on another list of names (SHA-256 {checkpoint.digest[:12]}…) "
-                f"than the one given ({dataset.digest[:12]}…); give the same --names"
-            )
-        generator = torch.Generator()
-        generator.set_state(checkpoint.generator)
-        return cls(checkpoint.options, dataset, checkpoint.parameters, generator, checkpoint.step)
+    def check_gradients(self, steps: int) -> list[Comparison]:
+        """Each gradient of the next ``steps`` against autograd's: the worst row of each.
+
+        The steps are taken on a copy of the run.
+        """
+        copy, comparisons = self.copy(), []
+        with torch.no_grad():
+            for _ in range(steps):
+                before = copy.copy().parameters
+                comparisons.append(_compare_with_autograd(before, copy.advance()))
+        return [_worst(of_one) for of_one in zip(*comparisons, strict=True)]
 
 
-@dataclass(frozen=True)
-class Checkpoint:
-    """What `Training.save` wrote."""
-
-    step: int
-    options: Options
-    parameters: Parameters
-    statistics: Statistics
-    generator: Tensor
-    alphabet: str
-    digest: str
-
-
-def load_checkpoint(file: Path) -> Checkpoint:
-    """Read a checkpoint. Raises CheckpointError where it is none, or is damaged."""
-    try:
-        content = torch.load(file, map_location="cpu", weights_only=True)
-    except OSError as error:
-        raise CheckpointError(f"{file}: {error.strerror or error}") from None
-    except Exception:  # what reading a file of another kind raises has no common type
-        raise CheckpointError(f"{file}: not a checkpoint, or a damaged one") from None
-    try:
-        if content.pop("format") != _FORMAT:
-            raise CheckpointError(f"{file}: a checkpoint of another version of backprop_ops")
-        content["options"] = Options(**content["options"])
-        content["parameters"] = Parameters(**content["parameters"])
-        content["statistics"] = Statistics(**content["statistics"])
-        checkpoint = Checkpoint(**content)
-        _check_shapes(checkpoint)
-    except (AttributeError, KeyError, TypeError):
-        raise CheckpointError(f"{file}: not a checkpoint of backprop_ops") from None
-    return checkpoint
-
-
-def check_writable(file: Path) -> None:
-    """Raise the OSError that `Training.save` would, before the work begins."""
-    if file.is_dir():
-        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
-    if file.exists() and not file.is_file():
-        raise OSError(errno.EINVAL, "not a regular file")
-    with _temporary_beside(file.resolve()) as stream:
-        os.unlink(stream.name)
-
-
-def compare_with_autograd(parameters: Parameters, step: Step) -> list[Comparison]:
+def _compare_with_autograd(parameters: Parameters, step: Step) -> list[Comparison]:
     """The gradients of ``step``, derived again in float64, against autograd's.
 
-    ``parameters`` as they were before it. In float32 the gradient of b1, which batch normalization
-    makes analytically zero, is rounding alone, on both sides.
+    ``parameters`` are those before the step. In float32 the gradient of b1 would be rounding alone
+    on both sides: batch normalization makes it zero.
     """
     with torch.enable_grad():
         leaves = Parameters(*(p.double().requires_grad_() for p in parameters))
@@ -216,54 +148,14 @@ def compare_with_autograd(parameters: Parameters, step: Step) -> list[Comparison
     ]
 
 
-def worst(comparisons: list[Comparison]) -> Comparison:
-    """One row for several comparisons of one gradient: what holds of all, the largest maxdiff."""
+def _worst(comparisons: tuple[Comparison, ...]) -> Comparison:
+    """One row for several comparisons of one gradient: true if all are, the largest maxdiff."""
     return Comparison(
         comparisons[0].name,
         all(c.exact for c in comparisons),
         all(c.approximate for c in comparisons),
         max(c.maxdiff for c in comparisons),
         next((c.reason for c in comparisons if c.reason), ""),
-    )
-
-
-def split_loss(parameters: Parameters, statistics: Statistics, split: Split) -> float:
-    """The mean cross-entropy over a split, with calibrated statistics."""
-    logits = predict(parameters, statistics, split.context)
-    return cross_entropy(logits, split.target).out.item()
-
-
-def sample_names(
-    parameters: Parameters,
-    statistics: Statistics,
-    alphabet: str,
-    count: int,
-    seed: int = SAMPLE_SEED,
-) -> Iterator[str]:
-    """Draw names, a character at a time, from what the network says comes next."""
-    generator = torch.Generator().manual_seed(seed)
-    for _ in range(count):
-        numbers: list[int] = []
-        context = [END] * BLOCK_SIZE
-        while len(numbers) < LONGEST_NAME:
-            logits = predict(parameters, statistics, torch.tensor([context]))
-            number = int(torch.multinomial(softmax(logits, dim=1), 1, generator=generator))
-            if number == END:
-                break
-            numbers.append(number)
-            context = [*context[1:], number]
-        yield "".join(alphabet[number - 1] for number in numbers)
-
-
-def update_running(
-    running: Statistics, mean: Tensor, var: Tensor, momentum: float = 0.1
-) -> Statistics:
-    """Running statistics moved towards those of a batch, as `batchnorm` returns them.
-
-    PyTorch's convention: momentum is the weight of the new value, and var has correction=1.
-    """
-    return Statistics(
-        torch.lerp(running.mean, mean, momentum), torch.lerp(running.var, var, momentum)
     )
 
 
@@ -280,7 +172,7 @@ def one_thread() -> Iterator[None]:
 
 @contextlib.contextmanager
 def interruption() -> Iterator[threading.Event]:
-    """An event that Ctrl-C sets, so that a step under way is finished; a second one interrupts."""
+    """An event that Ctrl-C sets, so that the current step is finished; a second one interrupts."""
     requested = threading.Event()
 
     def request(signum: int, frame: FrameType | None) -> None:
@@ -293,31 +185,3 @@ def interruption() -> Iterator[threading.Event]:
         yield requested
     finally:
         signal.signal(signal.SIGINT, before)
-
-
-def _temporary_beside(file: Path) -> IO[bytes]:
-    """A file of this run's own, with the access rights of any new file."""
-    return file.with_name(f"{file.name}.{uuid.uuid4().hex[:8]}.tmp").open("xb")
-
-
-def _check_shapes(checkpoint: Checkpoint) -> None:
-    """Raise TypeError where the parameters are not those of the options and the alphabet."""
-    hidden, vocabulary = checkpoint.options.hidden, len(checkpoint.alphabet) + 1
-    expected: dict[str, tuple[int, ...]] = {
-        "C": (vocabulary, EMBEDDING),
-        "W1": (BLOCK_SIZE * EMBEDDING, hidden),
-        "b1": (hidden,),
-        "W2": (hidden, vocabulary),
-        "b2": (vocabulary,),
-        "bngain": (1, hidden),
-        "bnbias": (1, hidden),
-        "mean": (1, hidden),
-        "var": (1, hidden),
-    }
-    found: dict[str, Any] = {
-        **checkpoint.parameters._asdict(),
-        **checkpoint.statistics._asdict(),
-    }
-    for name, shape in expected.items():
-        if tuple(found[name].shape) != shape:
-            raise TypeError(f"{name} is of shape {tuple(found[name].shape)}, expected {shape}")
