@@ -126,7 +126,7 @@ def _cross_entropy_atomic_backward(
     dcounts_2 = sum_backward(dcounts_sum, counts, dim=1, keepdim=True)
     dnorm_logits = exp_backward(dcounts_1 + dcounts_2, counts)
     dlogits_1, dlogit_maxes = sub_backward(dnorm_logits, logits, logit_maxes)
-    return dlogits_1 + max_backward(dlogit_maxes, logits, dim=1, keepdim=True)
+    return dlogits_1 + max_backward(dlogit_maxes, logits, dim=1)
 
 
 def _cross_entropy_fused(logits: Tensor, target: Tensor) -> tuple[Any, ...]:

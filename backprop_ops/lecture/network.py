@@ -202,7 +202,7 @@ def backward(v: Nodes, context: Tensor, target: Tensor) -> Nodes:
     dcounts = dcounts_1 + dcounts_2
     dnorm_logits = exp_backward(dcounts, v.counts)
     dlogits_1, dlogit_maxes = sub_backward(dnorm_logits, v.logits, v.logit_maxes)
-    dlogits_2 = max_backward(dlogit_maxes, v.logits, dim=1, keepdim=True)
+    dlogits_2 = max_backward(dlogit_maxes, v.logits, dim=1)
     dlogits = dlogits_1 + dlogits_2
     dh, dW2, db2 = linear_backward(dlogits, v.h, v.W2, v.b2)
     dhpreact = tanh_backward(dh, v.h)

@@ -47,7 +47,7 @@ def matmul_backward(dout: Tensor, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]
 
 def _summed_product(x: Tensor, y: Tensor, shape: tuple[int, ...]) -> Tensor:
     """x @ y, summed to a shape that was broadcast to the product's."""
-    if x.dim() == y.dim() == len(shape) and x.shape[:-2] == y.shape[:-2] == shape[:-2]:
+    if x.shape[:-2] == y.shape[:-2] == shape[:-2]:
         return x @ y
     return sum_to(wide(x) @ wide(y), shape).to(x.dtype)
 

@@ -198,7 +198,9 @@ def soft_cross_entropy_backward(
     q = _smoothed(target, weight, label_smoothing)
     dlogits = ((logprobs.exp() * q.sum(dim, keepdim=True) - q) * dlosses).to(target.dtype)
     dq = -logprobs * dlosses
-    dtarget = (dq * ((1 - label_smoothing) * _along_classes(weight, dq))).to(target.dtype)
+    if weight is not None:
+        dq = dq * _along_classes(weight, dq)
+    dtarget = ((1 - label_smoothing) * dq).to(target.dtype)
     return dlogits, dtarget
 
 
@@ -281,10 +283,8 @@ def _shares(
     return weighted, weighted.sum()
 
 
-def _along_classes(weight: Tensor | None, scores: Tensor) -> Tensor:
-    """The weights in a shape that broadcasts along the classes, all 1 without weights."""
-    if weight is None:
-        weight = scores.new_ones(()).expand(scores.shape[_class_dimension(scores)])
+def _along_classes(weight: Tensor, scores: Tensor) -> Tensor:
+    """The weights of the classes in a shape that broadcasts along them."""
     return wide(weight).reshape([-1, *[1] * (scores.dim() - 2)])
 
 

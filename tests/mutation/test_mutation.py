@@ -74,25 +74,27 @@ def test_name_and_signature_are_kept(pair: Pair) -> None:
 @pytest.mark.parametrize(
     "name",
     [
-        "softmax: line 4: probs * dprobs → probs / dprobs",  # an operator
-        "softmax: line 4: (probs * dprobs).sum → (probs * dprobs).mean",  # a method
-        "softmax: line 4: dprobs - … → dprobs",  # a term
-        "softmax: line 4: keepdim=True → keepdim=False",
-        "softmax: line 4: dim → 0",
-        "softmax: line 4: dprobs → -dprobs",  # a sign
-        "softmax: line 4: dprobs → out",  # a name
-        "softmax: line 5: dx → None",
-        "softmax: line 5: dx → 0 * dx",
-        "log_softmax: line 4: logprobs.exp → logprobs.expm1",  # a function
-        "add: line 3: sum_to(dout, x.shape) → dout",  # a call
-        "add: line 3: takes_gradient(x) → False",  # a condition
-        "add: line 5: (dx, dy) → (dy, dx)",
-        "matmul: line 6: y.dim() == 1 → y.dim() != 1",
-        "matmul: line 12: columns.mT → columns",
-        "cross_entropy: line 23: probs.shape[dim] → probs.shape[0]",  # an index
-        "cross_entropy: line 22: 1 → 0",  # a constant
-        "linear: line 5: x.shape[:-1] → x.shape[:]",
-        "tanh: line 8: torch.addcmul → torch.addcdiv",
+        "softmax: dx: probs * dprobs → probs / dprobs",  # an operator
+        "softmax: dx: (probs * dprobs).sum → (probs * dprobs).mean",  # a method
+        "softmax: dx: dprobs - … → dprobs",  # a term
+        "softmax: dx: keepdim=True → keepdim=False",
+        "softmax: dx: dim → 0",
+        "softmax: dx: dprobs → -dprobs",  # a sign
+        "softmax: dx: dprobs → out",  # a name
+        "softmax: return: dx → None",
+        "softmax: return: dx → 0 * dx",
+        "log_softmax: dx: logprobs.exp → logprobs.expm1",  # a function
+        "add: dx: sum_to(dout, x.shape) → dout",  # a call
+        "add: dx: takes_gradient(x) → False",  # a condition
+        "add: return: (dx, dy) → (dy, dx)",
+        "matmul: if: y.dim() == 1 → y.dim() != 1",
+        "matmul: dx: columns.mT → columns",
+        "linear: n: x.shape[:-1] → x.shape[:]",
+        "tanh: dx: torch.addcmul → torch.addcdiv",
+        "batchnorm: bracket.return: torch.mul(scale, …, out=out) → scale",  # in a function inside
+        "batchnorm: _count.return: len(x) * x.shape[2:].numel() → x.shape[2:].numel()",  # in a function that it calls
+        "cross_entropy: _shares.share: scores.shape[_class_dimension(scores)] → scores.shape[0]",  # an index
+        "cross_entropy: pull: 1 → 0",  # a constant
     ],
 )
 def test_kinds_of_change(name: str, every: dict[str, Mutant]) -> None:

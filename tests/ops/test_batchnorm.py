@@ -282,56 +282,58 @@ def test_a_large_mean_costs_no_digits() -> None:
 EQUIVALENT = {
     "batchnorm": {
         "the two have the same size there": (
-            "batchnorm: line 10: xhat → dout",
-            "batchnorm: line 11: xhat.dim → dout.dim",
-            "batchnorm: line 11: xhat.dim → inv_std.dim",
+            "batchnorm: n: xhat → dout",
+            "batchnorm: scale: xhat.dim → dout.dim",
+            "batchnorm: scale: xhat.dim → inv_std.dim",
+            "batchnorm: sum_d, sum_dxhat: xhat.dim → dout.dim",
+            "batchnorm: sum_d, sum_dxhat: xhat.dim → inv_std.dim",
+            "batchnorm: sum_d, sum_dxhat: xhat.dim → scale.dim",
         ),
-        "only the shape and the dtype are read": ("batchnorm: line 10: xhat → -xhat",),
-        "within the cache and beyond it the two ways give the same": (
-            "batchnorm: line 13: dout → -dout",
-            "batchnorm: line 13: dout → inv_std",
-            "batchnorm: line 13: dout → scale",
-            "batchnorm: line 13: dout → sum_d",
-            "batchnorm: line 13: dout → sum_dxhat",
-            "batchnorm: line 13: dout → xhat",
-            "batchnorm: line 13: memory.in_cache(dout) → False",
-            "batchnorm: line 13: memory.in_cache(dout) → True",
-            "batchnorm: line 13: memory.in_cache(dout) → memory",
-            "batchnorm: line 13: memory.in_cache(dout) → not memory.in_cache(dout)",
-        ),
-        "the rank alone is read, and (1, c) becomes (c) afterwards": (
-            "batchnorm: line 12: _channel_sums(dout, gain=gain) → _channel_sums(dout)",
-            "batchnorm: line 12: _channel_sums(dout, xhat, gain=gain) → _channel_sums(dout, xhat)",
-            "batchnorm: line 12: gain=gain → gain=dout",
-            "batchnorm: line 12: gain=gain → gain=dout (#2)",
-            "batchnorm: line 12: gain=gain → gain=inv_std",
-            "batchnorm: line 12: gain=gain → gain=inv_std (#2)",
-            "batchnorm: line 12: gain=gain → gain=scale",
-            "batchnorm: line 12: gain=gain → gain=scale (#2)",
-            "batchnorm: line 12: gain=gain → gain=xhat",
-            "batchnorm: line 12: gain=gain → gain=xhat (#2)",
+        "only the shape and the dtype are read": ("batchnorm: n: xhat → -xhat",),
+        "the sums have a first dimension or none, and gain's shape afterwards": (
+            "batchnorm: sum_d, sum_dxhat: column_sums(…, dout, xhat, keepdim=xhat.dim() > 2) → column_sums(…, dout, xhat)",
+            "batchnorm: sum_d, sum_dxhat: xhat.dim() > 2 → xhat.dim() != 2",
+            "batchnorm: sum_d, sum_dxhat: xhat.dim() > 2 → xhat.dim() >= 2",
+            "batchnorm: sum_d, sum_dxhat: 2 → 0",
+            "batchnorm: sum_d, sum_dxhat: 2 → 1",
+            "batchnorm: sum_d, sum_dxhat: 2 → -2",
         ),
         "the factors of a product": (
-            "batchnorm: line 12: _channel_sums(dout, xhat, gain=gain) → _channel_sums(xhat, dout, gain=gain)",  # noqa: E501
-            "batchnorm: line 14: torch.addcmul(dout, xhat, sum_dxhat, value=-1 / (n - correction)) → torch.addcmul(dout, sum_dxhat, xhat, value=-1 / (n - correction))",  # noqa: E501
-            "batchnorm: line 17: torch.addcmul(scale * sum_d * (-1 / n), dout, scale) → torch.addcmul(scale * sum_d * (-1 / n), scale, dout)",  # noqa: E501
-            "batchnorm: line 19: without_var.addcmul_(xhat, through_var) → without_var.addcmul_(through_var, xhat)",  # noqa: E501
+            "batchnorm: bracket.without_var: torch.addcmul(dout, xhat, sum_dxhat, value=-1 / (n - correction), out=out) → torch.addcmul(dout, sum_dxhat, xhat, value=-1 / (n - correction), out=out)",
+        ),
+        "the step makes an array of its own, and the last one writes into out": (
+            "batchnorm: bracket.without_var: torch.addcmul(dout, xhat, sum_dxhat, value=-1 / (n - correction), out=out) → torch.addcmul(dout, xhat, sum_dxhat, value=-1 / (n - correction))",
         ),
     },
     "batchnorm_inference": {
+        "the two have the same size there": ("batchnorm_inference: rank: x.dim → dout.dim",),
         "the two have the same dtype, which the forward refuses to do without": (
-            "batchnorm_inference: line 15: x.dtype → dout.dtype",
+            "batchnorm_inference: dx: x.dtype → dout.dtype",
         ),
-        "the two have the same size there": ("batchnorm_inference: line 11: x.dim → dout.dim",),
-        "the same dtype, unless statistics are in float32 beside an x that is not: no sample is so": (  # noqa: E501
-            "batchnorm_inference: line 15: x.dtype → mean.dtype",
-            "batchnorm_inference: line 15: x.dtype → var.dtype",
+        "the same dtype, unless statistics are in float32 beside an x that is not: no sample is so": (
+            "batchnorm_inference: dx: x.dtype → mean.dtype",
+            "batchnorm_inference: dx: x.dtype → var.dtype",
         ),
-        "None where gain is None, as dgain is then": (
-            "batchnorm_inference: line 17: gain → dgain",
+        "a reshape that is not needed changes nothing": (
+            "batchnorm_inference: _as_gain.return: sums.shape == gain.shape → False",
+            "batchnorm_inference: _per_channel.return: rank == 2 → rank < 2",
+            "batchnorm_inference: _per_channel.return: rank == 2 → rank <= 2",
+            "batchnorm_inference: _per_channel.return: rank == 2 → False",
+            "batchnorm_inference: _per_channel.return: rank → 0",
+            "batchnorm_inference: _per_channel.return: rank → 1",
+            "batchnorm_inference: _per_channel.return: rank → -1",
+            "batchnorm_inference: _per_channel.return: rank → -rank",
+            "batchnorm_inference: _per_channel.return: rank → rank + 1",
+            "batchnorm_inference: _per_channel.return: 2 → 0",
+            "batchnorm_inference: _per_channel.return: 2 → 1",
+            "batchnorm_inference: _per_channel.return: 2 → -2",
         ),
-        "the factors of a product": (
-            "batchnorm_inference: line 16: _channel_sums(dout, xhat) → _channel_sums(xhat, dout)",
+        "only the shape and the dtype are read": (
+            "batchnorm_inference: _as_gain.return: gain → -gain",
+        ),
+        "wide() changes nothing, for the next step is with a float32 and computes in float32 anyway": (
+            "batchnorm_inference: _per_channel.return: wide(numbers) → numbers",
+            "batchnorm_inference: _per_channel.return: wide(numbers) → numbers (#2)",
         ),
     },
 }

@@ -70,24 +70,22 @@ def test_repeated_index_adds_up() -> None:
 
 EQUIVALENT = {
     "embedding": {
-        "the two have the same dtype, which the forward refuses to do without": (
-            "embedding: line 21: weight.dtype → dout.dtype",
-        ),
-        "the two have the same size there": ("embedding: line 20: weight.shape → none.shape",),
         "without wide() one more rounding, in bfloat16 and float16 alone": (
-            "embedding: line 14: wide(…) → dout.reshape(places.shape[0], weight.shape[1])",
+            "embedding: rows: wide(…) → dout.reshape(places.shape[0], weight.shape[1])",
         ),
         "the same dimension, counted from the other end": (
-            "embedding: line 14: places.shape[0] → places.shape[-1]",
-            "embedding: line 14: weight.shape[1] → weight.shape[-1]",
-            "embedding: line 20: 1 → -1",
-        ),
-        "only the shape and the dtype are read": (
-            "embedding: line 17: rows[:, :1] → (-rows)[:, :1]",
+            "embedding: rows: places.shape[0] → places.shape[-1]",
+            "embedding: rows: weight.shape[1] → weight.shape[-1]",
+            "embedding: rows: 1 → -1",
         ),
         "-0 is zero": (
-            "embedding: line 17: none[:, :1] → (-none)[:, :1]",
-            "embedding: line 21: none.index_add → (-none).index_add",
+            "embedding: uses: none[:, :1] → (-none)[:, :1]",
+            "embedding: dweight: none.index_add → (-none).index_add",
+        ),
+        "only the shape and the dtype are read": ("embedding: uses: rows[:, :1] → (-rows)[:, :1]",),
+        "the two have the same size there": ("embedding: rows: weight.shape → none.shape",),
+        "the two have the same dtype, which the forward refuses to do without": (
+            "embedding: dweight: weight.dtype → dout.dtype",
         ),
     },
 }

@@ -95,23 +95,49 @@ def test_no_features() -> None:
 
 
 EQUIVALENT = {
-    "matmul": {
-        "the same dimension, counted from the other end": ("matmul: line 11: 1 → -1 (#2)",),
-        "a number, which the forward refuses": (
-            "matmul: line 6: y.dim() == 1 → y.dim() <= 1",
-            "matmul: line 8: x.dim() == 1 → x.dim() <= 1",
-            "matmul: line 10: x.dim() == 1 → x.dim() <= 1",
-            "matmul: line 11: y.dim() == 1 → y.dim() <= 1",
-        ),
-        "a vector's row of size 1 is summed away before it is reshaped away": (
-            "matmul: line 12: rows.shape → x.shape",
-        ),
-    },
     "linear": {
         "the two have the same size there": (
-            "linear: line 5: x.shape → dout.shape",
-            "linear: line 7: x.shape → dx.shape",
-            "linear: line 7: dout.shape → weight.shape",
+            "linear: n: x.shape → dout.shape",
+            "linear: dweight: x.shape → dx.shape",
+            "linear: dweight: dout.shape → weight.shape",
+        ),
+    },
+    "matmul": {
+        "a number, which the forward refuses": (
+            "matmul: if: y.dim() == 1 → y.dim() <= 1",
+            "matmul: if: x.dim() == 1 → x.dim() <= 1",
+            "matmul: rows: x.dim() == 1 → x.dim() <= 1",
+            "matmul: columns: y.dim() == 1 → y.dim() <= 1",
+        ),
+        "the same dimension, counted from the other end": ("matmul: columns: 1 → -1 (#2)",),
+        "a vector's row of size 1 is summed away before it is reshaped away": (
+            "matmul: dx: rows.shape → x.shape",
+        ),
+        "a product that needs no sum is the same where it is summed to its own shape": (
+            "matmul: _summed_product.if: x.shape[:-2] == y.shape[:-2] == shape[:-2] → False",
+            "matmul: _summed_product.if: x.shape[:-2] → x.shape",
+            "matmul: _summed_product.if: x.shape → y.shape",
+            "matmul: _summed_product.if: x.shape[:-2] → x.shape[:]",
+            "matmul: _summed_product.if: -2 → 2",
+            "matmul: _summed_product.if: 2 → 0",
+            "matmul: _summed_product.if: 2 → 1",
+            "matmul: _summed_product.if: 2 → 3",
+            "matmul: _summed_product.if: y.shape[:-2] → y.shape",
+            "matmul: _summed_product.if: y.shape → x.shape",
+            "matmul: _summed_product.if: y.shape[:-2] → y.shape[:]",
+            "matmul: _summed_product.if: -2 → 2 (#2)",
+            "matmul: _summed_product.if: 2 → 0 (#2)",
+            "matmul: _summed_product.if: 2 → 1 (#2)",
+            "matmul: _summed_product.if: 2 → 3 (#2)",
+            "matmul: _summed_product.if: shape[:-2] → shape",
+            "matmul: _summed_product.if: shape[:-2] → shape[:]",
+            "matmul: _summed_product.if: -2 → 2 (#3)",
+            "matmul: _summed_product.if: 2 → 0 (#3)",
+            "matmul: _summed_product.if: 2 → 1 (#3)",
+            "matmul: _summed_product.if: 2 → 3 (#3)",
+        ),
+        "the two have the same dtype, which the forward refuses to do without": (
+            "matmul: _summed_product.return: x.dtype → y.dtype",
         ),
     },
 }

@@ -32,14 +32,16 @@ SAMPLES = {
         sample(real("n c"), ROWS, weight=WEIGHTS, ignore_index=1),
         sample(real("n c d"), EACH, weight=WEIGHTS, reduction="sum"),
         sample(real("n c d"), EACH, ignore_index=0, reduction="none"),
+        sample(real("n c"), ROWS, ignore_index=255),
         sample(real("c"), index("", below="c")),
     ],
     "cross_entropy": [
         sample(real("n c"), ROWS),
         sample(real("n c"), ROWS, weight=WEIGHTS, ignore_index=1, label_smoothing=0.1),
-        sample(real("n c d"), EACH, weight=WEIGHTS, reduction="sum"),
+        sample(real("n c d"), EACH, weight=WEIGHTS, reduction="sum", label_smoothing=0.1),
         sample(real("n c d"), EACH, ignore_index=0, reduction="none", label_smoothing=0.25),
         sample(real("n c"), ROWS, weight=WEIGHTS, ignore_index=1),
+        sample(real("n c"), ROWS, ignore_index=255),
         sample(real("c"), index("", below="c"), label_smoothing=0.5),
     ],
     "soft_cross_entropy": [
@@ -290,77 +292,119 @@ def test_probability_near_one_in_bfloat16() -> None:
 
 EQUIVALENT = {
     "nll_loss": {
-        "the two have the same dtype, which the forward refuses to do without": (
-            "nll_loss: line 16: logprobs.dtype → dout.dtype",
+        "only the shape and the dtype are read": (
+            "nll_loss: dim: logprobs → -logprobs",
+            "nll_loss: _, divisor: logprobs → -logprobs",
+            "nll_loss: classes: logprobs → -logprobs",
+            "nll_loss: _divisors.return: scores → -scores",
+            "nll_loss: _classes.dim: scores → -scores",
         ),
         "without wide() one more rounding, in bfloat16 and float16 alone": (
-            "nll_loss: line 12: wide(logprobs) → logprobs",
+            "nll_loss: _, divisor: wide(logprobs) → logprobs",
+            "nll_loss: _divisors.row_weight: wide(weight) → weight",
+            "nll_loss: _weighted.return: wide(weight) → weight",
         ),
-        "each place is named once, and was zero": ("nll_loss: line 16: ….scatter → ….scatter_add",),
-        "only the shape and the dtype are read": (
-            "nll_loss: line 11: logprobs → -logprobs",
-            "nll_loss: line 12: logprobs → -logprobs",
-            "nll_loss: line 14: logprobs → -logprobs",
+        "each place is named once, and was zero": (
+            "nll_loss: dlogprobs: ….scatter → ….scatter_add",
+        ),
+        "the two have the same dtype, which the forward refuses to do without": (
+            "nll_loss: dlogprobs: logprobs.dtype → dout.dtype",
+        ),
+        "a number, which the forward refuses": (
+            "nll_loss: _class_dimension.return: scores.dim() == 1 → scores.dim() <= 1",
+        ),
+        "the same dimension, counted from the other end": (
+            "nll_loss: _class_dimension.return: 0 → -1",
+        ),
+        "of the three reductions the mean is the first in the alphabet": (
+            "nll_loss: _divisors.if: reduction != 'mean' → reduction > 'mean'",
+        ),
+        "an ignored row's class is not counted, whichever it is": (
+            "nll_loss: _divisors.row_weight: 0 → -1",
+        ),
+        "the total is of use to the forward alone": (
+            "nll_loss: _divisors.return: (total, …) → (None, …)",
+            "nll_loss: _divisors.return: (total, …) → (0 * total, …)",
         ),
     },
     "cross_entropy": {
+        "the two have the same size there": ("cross_entropy: dim: probs → divisor",),
         "only the shape and the dtype are read": (
-            "cross_entropy: line 17: probs → -probs",
-            "cross_entropy: line 17: probs → divisor",
-            "cross_entropy: line 19: probs → -probs",
-            "cross_entropy: line 23: probs → -probs",
+            "cross_entropy: dim: probs → -probs",
+            "cross_entropy: classes: probs → -probs",
+            "cross_entropy: share, shares: probs → -probs",
+            "cross_entropy: _classes.dim: scores → -scores",
+            "cross_entropy: _shares.share: scores → -scores",
+            "cross_entropy: _shares.weighted: scores → -scores",
         ),
         "without smoothing the smoothed formula is the other one": (
-            "cross_entropy: line 21: label_smoothing → -label_smoothing",
-            "cross_entropy: line 21: label_smoothing → 1",
-            "cross_entropy: line 21: label_smoothing → True",
-            "cross_entropy: line 21: label_smoothing → label_smoothing + 1",
-            "cross_entropy: line 21: label_smoothing → -1",
+            "cross_entropy: if: label_smoothing → 1",
+            "cross_entropy: if: label_smoothing → -1",
+            "cross_entropy: if: label_smoothing → -label_smoothing",
+            "cross_entropy: if: label_smoothing → label_smoothing + 1",
+            "cross_entropy: if: label_smoothing → label_smoothing - 1",
+            "cross_entropy: if: label_smoothing → True",
         ),
-        "within the cache and beyond it the two ways give the same": (
-            "cross_entropy: line 25: memory.in_cache(probs) → False",
-            "cross_entropy: line 25: memory.in_cache(probs) → True",
-            "cross_entropy: line 25: memory.in_cache(probs) → memory",
-            "cross_entropy: line 25: probs → divisor",
-            "cross_entropy: line 25: probs → dlosses",
-            "cross_entropy: line 25: probs → dout",
-            "cross_entropy: line 25: probs → pull",
-            "cross_entropy: line 25: probs → pushed",
-            "cross_entropy: line 25: probs → share",
-            "cross_entropy: line 25: memory.in_cache(probs) → not memory.in_cache(probs)",
-            "cross_entropy: line 25: probs → -probs",
+        "a number, which the forward refuses": (
+            "cross_entropy: _class_dimension.return: scores.dim() == 1 → scores.dim() <= 1",
         ),
-        "the factors of a product": (
-            "cross_entropy: line 28: pushed.addcmul_(share, dlosses, value=-1) → pushed.addcmul_(dlosses, share, value=-1)",  # noqa: E501
+        "the same dimension, counted from the other end": (
+            "cross_entropy: _class_dimension.return: 0 → -1",
+        ),
+        "without wide() one more rounding, in bfloat16 and float16 alone": (
+            "cross_entropy: _weighted.return: wide(weight) → weight",
+            "cross_entropy: _along_classes.return: wide(weight) → weight",
         ),
     },
     "soft_cross_entropy": {
-        "the two have the same dtype, which the forward refuses to do without": (
-            "soft_cross_entropy: line 19: target.dtype → dout.dtype",
-            "soft_cross_entropy: line 19: target.dtype → upstream.dtype",
-            "soft_cross_entropy: line 21: target.dtype → upstream.dtype",
-            "soft_cross_entropy: line 21: target.dtype → dout.dtype",
-            "soft_cross_entropy: line 21: target.dtype → dlogits.dtype",
-        ),
         "the two have the same size there": (
-            "soft_cross_entropy: line 15: logprobs.select → target.select",
-            "soft_cross_entropy: line 15: 0 → -1",
-            "soft_cross_entropy: line 14: logprobs → target",
-        ),
-        "without wide() one more rounding, in bfloat16 and float16 alone": (
-            "soft_cross_entropy: line 17: wide(upstream) → upstream",
-            "soft_cross_entropy: line 21: dq → target (#2)",
+            "soft_cross_entropy: dim: logprobs → target",
+            "soft_cross_entropy: n: logprobs.select → target.select",
+            "soft_cross_entropy: n: 0 → -1",
+            "soft_cross_entropy: _smoothed.classes: target.shape → probs.shape",
+            "soft_cross_entropy: _smoothed.classes: target → probs",
         ),
         "only the shape and the dtype are read": (
-            "soft_cross_entropy: line 14: logprobs → -logprobs",
-            "soft_cross_entropy: line 15: logprobs.select → (-logprobs).select",
-            "soft_cross_entropy: line 21: dq → logprobs (#2)",
-            "soft_cross_entropy: line 21: dq → q (#2)",
-            "soft_cross_entropy: line 21: dq → dlogits (#2)",
-            "soft_cross_entropy: line 21: dq → -dq (#2)",
+            "soft_cross_entropy: dim: logprobs → -logprobs",
+            "soft_cross_entropy: n: logprobs.select → (-logprobs).select",
+            "soft_cross_entropy: dq: dq → target (#2)",
+            "soft_cross_entropy: dq: dq → logprobs (#2)",
+            "soft_cross_entropy: dq: dq → q (#2)",
+            "soft_cross_entropy: dq: dq → dlogits (#2)",
+            "soft_cross_entropy: dq: dq → -dq (#2)",
+            "soft_cross_entropy: _smoothed.classes: target → -target",
+            "soft_cross_entropy: _smoothed.return: probs → target (#3)",
+            "soft_cross_entropy: _smoothed.return: probs → -probs (#3)",
         ),
         "of the three reductions the mean is the first in the alphabet": (
-            "soft_cross_entropy: line 15: reduction == 'mean' → reduction <= 'mean'",
+            "soft_cross_entropy: n: reduction == 'mean' → reduction <= 'mean'",
+        ),
+        "without wide() one more rounding, in bfloat16 and float16 alone": (
+            "soft_cross_entropy: dlosses: wide(upstream) → upstream",
+            "soft_cross_entropy: _smoothed.probs: wide(target) → target",
+            "soft_cross_entropy: _smoothed.probs: probs → target",
+            "soft_cross_entropy: _along_classes.return: wide(weight) → weight",
+        ),
+        "the two have the same dtype, which the forward refuses to do without": (
+            "soft_cross_entropy: dlogits: target.dtype → dout.dtype",
+            "soft_cross_entropy: dlogits: target.dtype → upstream.dtype",
+            "soft_cross_entropy: dtarget: target.dtype → dout.dtype",
+            "soft_cross_entropy: dtarget: target.dtype → upstream.dtype",
+            "soft_cross_entropy: dtarget: target.dtype → dlogits.dtype",
+        ),
+        "a number, which the forward refuses": (
+            "soft_cross_entropy: _class_dimension.return: scores.dim() == 1 → scores.dim() <= 1",
+        ),
+        "the same dimension, counted from the other end": (
+            "soft_cross_entropy: _class_dimension.return: 0 → -1",
+        ),
+        "without smoothing the smoothed formula is the other one": (
+            "soft_cross_entropy: _smoothed.if: label_smoothing → 1",
+            "soft_cross_entropy: _smoothed.if: label_smoothing → -1",
+            "soft_cross_entropy: _smoothed.if: label_smoothing → -label_smoothing",
+            "soft_cross_entropy: _smoothed.if: label_smoothing → label_smoothing + 1",
+            "soft_cross_entropy: _smoothed.if: label_smoothing → label_smoothing - 1",
+            "soft_cross_entropy: _smoothed.if: label_smoothing → True",
         ),
     },
 }

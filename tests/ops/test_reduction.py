@@ -114,18 +114,33 @@ def test_one_of_several_largest_takes_the_gradient(dim: int) -> None:
 
 EQUIVALENT = {
     "sum": {
-        "only the shape and the dtype are read": ("sum: line 5: x → -x",),
+        "only the shape and the dtype are read": (
+            "sum: dx: x → -x",
+            "sum: _unreduced.reduced: x → -x",
+        ),
+        "what is kept is reshaped to the shape that it has": (
+            "sum: _unreduced.if: keepdim → False",
+        ),
+        "a range has the same dimensions as a set of them": (
+            "sum: _reduced.return: set(range(x.dim())) → range(x.dim())",
+        ),
     },
     "mean": {
         "only the shape and the dtype are read": (
-            "mean: line 5: x → -x",
-            "mean: line 6: x → -x",
+            "mean: n: x → -x",
+            "mean: dx: x → -x",
+            "mean: _unreduced.reduced: x → -x",
+        ),
+        "what is kept is reshaped to the shape that it has": (
+            "mean: _unreduced.if: keepdim → False",
+        ),
+        "a range has the same dimensions as a set of them": (
+            "mean: _reduced.return: set(range(x.dim())) → range(x.dim())",
         ),
     },
     "max": {
         "each place is named once, and was zero": (
-            "max: line 7: torch.zeros_like(x).scatter → torch.zeros_like(x).scatter_add",
+            "max: dx: torch.zeros_like(x).scatter → torch.zeros_like(x).scatter_add",
         ),
-        "only the shape and the dtype are read": ("max: line 7: x → -x",),
     },
 }

@@ -23,3 +23,6 @@ BAD_INPUTS = {
 OPINFO = {"reshape": Counterpart("reshape", lambda x, shape: ((x,), {"shape": shape}))}
 
 EXACT = {"reshape": "it moves entries: nothing is rounded"}
+
+
+EQUIVALENT: dict = {}

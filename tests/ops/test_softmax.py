@@ -69,30 +69,30 @@ def test_far_from_zero(dtype: torch.dtype) -> None:
 
 EQUIVALENT = {
     "softmax": {
-        "the two have the same dtype, which the forward refuses to do without": (
-            "softmax: line 4: out.dtype → dout.dtype",
+        "wide() changes nothing, for the next step is with a float32 and computes in float32 anyway": (
+            "softmax: probs, dprobs: wide(out) → out",
+            "softmax: probs, dprobs: wide(dout) → dout",
+            "softmax: dx: probs → out",
+            "softmax: dx: dprobs → dout",
+            "softmax: dx: probs → out (#2)",
+            "softmax: dx: dprobs → dout (#2)",
         ),
-        "wide() changes nothing, for the next step is with a float32 and computes in float32 anyway": (  # noqa: E501
-            "softmax: line 3: wide(out) → out",
-            "softmax: line 3: wide(dout) → dout",
-            "softmax: line 4: probs → out",
-            "softmax: line 4: probs → out (#2)",
-            "softmax: line 4: dprobs → dout",
-            "softmax: line 4: dprobs → dout (#2)",
+        "the two have the same dtype, which the forward refuses to do without": (
+            "softmax: dx: out.dtype → dout.dtype",
         ),
     },
     "log_softmax": {
-        "the two have the same dtype, which the forward refuses to do without": (
-            "log_softmax: line 4: out.dtype → dout.dtype",
-        ),
-        "wide() changes nothing, for the next step is with a float32 and computes in float32 anyway": (  # noqa: E501
-            "log_softmax: line 4: dlogprobs → dout",
-        ),
         "without wide() one more rounding, in bfloat16 and float16 alone": (
-            "log_softmax: line 3: wide(out) → out",
-            "log_softmax: line 3: wide(dout) → dout",
-            "log_softmax: line 4: logprobs.exp → out.exp",
-            "log_softmax: line 4: dlogprobs.sum → dout.sum",
+            "log_softmax: logprobs, dlogprobs: wide(out) → out",
+            "log_softmax: logprobs, dlogprobs: wide(dout) → dout",
+            "log_softmax: dx: logprobs.exp → out.exp",
+            "log_softmax: dx: dlogprobs.sum → dout.sum",
+        ),
+        "wide() changes nothing, for the next step is with a float32 and computes in float32 anyway": (
+            "log_softmax: dx: dlogprobs → dout",
+        ),
+        "the two have the same dtype, which the forward refuses to do without": (
+            "log_softmax: dx: out.dtype → dout.dtype",
         ),
     },
 }
