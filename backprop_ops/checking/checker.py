@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from backprop_ops import context
-from backprop_ops.checking.autograd_pair import attached
+from backprop_ops.checking.autograd_pair import autograd_pair
 from backprop_ops.checking.diagnosis import likely_mistake
 from backprop_ops.checking.differences import Differences
 from backprop_ops.checking.evidence import Evidence
@@ -297,7 +297,7 @@ def _bind(
             f"{name}, the forward, raises {_type(error)} on the sample: {error}"
         ) from error
     if backward is None:
-        pair = attached(forward, args, kwargs, result)
+        pair: Pair = autograd_pair(forward, args, kwargs, result)
     else:
         record = type(result) if isinstance(result, tuple) and hasattr(result, "_fields") else None
         pair = Pair.bind(forward, backward, record)

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from backprop_ops.checking.autograd_pair import AutogradPair
 from backprop_ops.checking.differences import Differences
 from backprop_ops.checking.judging import (
     Autograd,
@@ -472,7 +473,7 @@ class Inspector:
     def _moved_by_rounding_of_kept(self, call: Call) -> Leaves:
         """How far each entry moves, per eps, as the kept values do, all worked out in float64."""
         kept = [f for f in call.fields if f in self.pair.saved and takes_gradient(call.fields[f])]
-        if not kept or hasattr(self.pair.forward, "__wrapped__"):
+        if not kept or isinstance(self.pair, AutogradPair):
             return {}
         size = 2.0**-30
         moved: Leaves = {}
