@@ -79,6 +79,10 @@ class Inspector:
     def backward(self) -> str:
         return f"{self.pair.name}_backward"
 
+    def quiet(self) -> Inspector:
+        """Another that judges alike, and whose cases leave nothing behind in this one."""
+        return Inspector(self.pair, self.reference, self.skip, disputed=self.disputed)
+
     def findings(self, case: Case) -> list[Finding]:
         """The first property that does not hold, once for every gradient of which it does not."""
         found: list[Finding] = []

@@ -27,8 +27,7 @@ def shrunk(inspector: Inspector, case: Case, finding: Finding) -> tuple[Case, Fi
 
     Greedy: sizes down, values towards small integers, the upstream towards one-hot.
     """
-    quiet = Inspector(inspector.pair, inspector.reference, inspector.skip)
-    quiet.disputed = inspector.disputed
+    quiet = inspector.quiet()
 
     def fails(candidate: Case) -> Finding | None:
         try:
