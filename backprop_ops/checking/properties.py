@@ -28,6 +28,7 @@ from backprop_ops.leaves import by_leaf, copied, in_dtype, parts, takes_gradient
 from backprop_ops.pair import Pair, PairError
 
 KEPT_ROUNDINGS = 16  # of kept values, that a gradient may be off by
+STRAIGHT = 0.99  # the cosine between two steps along one direction
 ALLOWED_APART = 64  # units of rounding by which two calls may differ, as atomics make them
 
 
@@ -374,19 +375,29 @@ class Inspector:
                 yield Finding("state", name, message, "nondeterministic", explanation)
             elif apart(value, again.get(name)):
                 message = f"d{name} is another at a second call on the same values"
-                with _same_randomness():
-                    once = self.gradients(call)[name].clone()
-                with _same_randomness():
-                    twice = self.gradients(call)[name]
-                if apart(once, twice):
-                    explanation = "something is kept between calls"
-                    yield Finding("repeat", name, message, "state", explanation)
-                else:
-                    explanation = "it draws random numbers; what was drawn forward has to be kept"
-                    yield Finding("repeat", name, message, "nondeterministic", explanation)
+                yield Finding("repeat", name, message, *self._why_not_repeated(call, name))
             elif apart(value, poisoned.get(name)):
                 message = f"d{name} is another at a later call on the same values"
-                yield Finding("repeat", name, message, "state", "something is kept between calls")
+                yield Finding("repeat", name, message, "state", LATER)
+
+    def _why_not_repeated(self, call: Call, name: str) -> tuple[str, str]:
+        """The mistake and a sentence, for a gradient that differs between two equal calls."""
+        values = []
+        for seed in (0, 0, 0, 1):
+            with _same_randomness(seed):
+                values.append(self.gradients(call)[name].double())
+        first, second, third, other_seed = values
+        if apart(first, second):
+            # A running sum or a counter moves every entry along one direction; a race does not.
+            steps = (second - first).flatten(), (third - second).flatten()
+            if torch.cosine_similarity(*steps, dim=0).abs() > STRAIGHT:
+                return "state", LATER
+            explanation = "no seed decides it: threads race, or it has a generator of its own"
+            return "nondeterministic", explanation
+        if apart(first, other_seed):
+            explanation = "it draws random numbers; what was drawn forward has to be kept"
+            return "nondeterministic", explanation
+        return "state", LATER
 
     def _global_randomness(self, call: Call) -> Iterator[Finding]:
         """Drawing is no harm, as a sum in random order may, but seeding is: of all that follows."""
