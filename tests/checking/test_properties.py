@@ -63,3 +63,25 @@ def test_why_two_equal_calls_differ(
     (failure,) = check(square, backward, (X,), seed=0).failures
     assert (failure.property, failure.mistake) == ("repeat", mistake)
     assert explanation in failure.explanation
+
+
+def affine(x, w, b=None):
+    return x * w if b is None else x * w + b
+
+
+@pytest.mark.parametrize("args", [(X, 3 - X), (X, 3 - X, X / 2)])
+def test_a_gradient_for_every_input(args: tuple[Tensor, ...]) -> None:
+    def backward(dout, x, w, b):
+        return dout * w, dout * x, None if b is None else dout.clone()
+
+    report = check(affine, backward, args, seed=0)
+    assert report, str(report)
+
+
+def test_a_gradient_for_what_has_none() -> None:
+    def backward(dout, x, w):
+        return dout * w, dout * x, dout.clone()
+
+    (failure,) = check(affine, backward, (X, 3 - X), seed=0).failures
+    assert (failure.property, failure.mistake) == ("count", "wrong-count")
+    assert "or for each of x, w, b, None where there is no gradient), got 3" in failure.message
