@@ -23,7 +23,7 @@ from backprop_ops.checking.judging import (
     Verdict,
     underflow,
 )
-from backprop_ops.checking.variations import Case
+from backprop_ops.checking.variations import Case, holds_unnamed
 from backprop_ops.leaves import by_leaf, copied, in_dtype, parts, takes_gradient
 from backprop_ops.pair import Pair, PairError
 
@@ -184,13 +184,17 @@ class Inspector:
             yield Finding("count", None, str(error), "wrong-count", _SLOTS)
             return
         except BackwardRaises as error:
-            # That a precision is lacking nobody will overlook, nor that a matrix is singular.
+            # Nobody overlooks a precision that is lacking, a singular matrix, or an index that
+            # neither the sample nor an option has.
             lacking = case.family == "precisions" and any(word in str(error) for word in _LACKING)
             singular = case.family == "values" and "LinAlgError" in str(error)
-            if lacking or singular:
-                when = str(case.variation)
-                what = when if lacking else f"when {when}"
-                self.notes[when if lacking else "singular"] = f"not asked {what}: {error}"
+            unnamed = case.family == "indices" and holds_unnamed(case)
+            when = str(case.variation)
+            if lacking:
+                self.notes[when] = f"not asked {when}: {error}"
+            elif singular or unnamed:
+                kind = "singular" if singular else "ignore_index"
+                self.notes.setdefault(kind, f"not asked when {when}: {error}")
             else:
                 yield Finding("call", None, str(error))
             return

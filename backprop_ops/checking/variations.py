@@ -35,6 +35,7 @@ WORDS = (
     *("none", "mean", "sum", "batchmean", "reflect", "replicate", "circular", "constant"),
     *("relu", "tanh", "sigmoid", "gelu", "silu"),
 )
+IGNORED = -100  # torch's ignore_index where a forward names none
 PRECISIONS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
 
@@ -471,8 +472,8 @@ def _indices(pair: Pair, sample: Case, generator: torch.Generator) -> Iterator[C
             yield case(f"is drawn from {size} numbers", drawn_numbers)
             in_turn = torch.arange(index.numel()).reshape(index.shape) % max(size, 1)
             yield case(f"goes through {size} numbers in turn", in_turn)
-        # Of a table of a hundred rows -100 is one.
-        unnamed = {"torch's ignore_index": -100} if max(sizes) < 100 else {}
+        # A table of a hundred rows has a row -100.
+        unnamed = {"torch's ignore_index": IGNORED} if max(sizes) < -IGNORED else {}
         for option, number in {**numbers, **unnamed}.items():
             among = _copied(index)
             among.view(-1)[::2] = number
@@ -731,6 +732,15 @@ def _with(sample: Case, family: str, what: str, changes: Arguments) -> Case:
 def _vary(sample: Case, family: str, what: str, arguments: Arguments) -> Case:
     variation = what if sample.variation is None else f"{sample.variation}, and {what}"
     return replace(sample, variation=variation, family=family, arguments=arguments)
+
+
+def holds_unnamed(case: Case) -> bool:
+    """Whether an index holds torch's ignore_index, and no option says so."""
+    values = case.arguments.values()
+    named = any(type(value) is int and value == IGNORED for value in values)
+    return not named and any(
+        _is_index(value) and bool((value == IGNORED).any()) for value in values
+    )
 
 
 def _is_index(x: Any) -> bool:
