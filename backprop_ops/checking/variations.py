@@ -548,7 +548,9 @@ def _contents(
             yield f"up to {bound} and positive", uniform(0, float(bound))
         yield "of every magnitude", 10 ** uniform(-8, 8) * (whole(0, 1) * 2 - 1)
         yield "of every magnitude and positive", 10 ** uniform(-8, 8)
-        for number in (0.0, 90.0, -90.0, 1e4, float("-inf")):
+        # As masked scores hold it: elsewhere a forward seldom means it.
+        infinite = (float("-inf"),) if x.isneginf().any() else ()
+        for number in (0.0, 90.0, -90.0, 1e4, *infinite):
             yield f"as it was, one element {number:g}", one(number)
         yield "nearly equal", 0.5 + uniform(-1, 1) * 2.0**-9
         yield "next to zero", uniform(-1, 1) * 2.0**-13
