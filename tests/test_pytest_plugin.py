@@ -283,6 +283,38 @@ def test_table(project: pytest.Pytester, arguments: tuple[str, ...]) -> None:
     result.stdout.fnmatch_lines(ROWS, consecutive=True)
 
 
+UNPROVED = """
+def centred(x, b):
+    return x + b - (x + b).mean(0)
+
+def centred_backward(dout):
+    dx = dout - dout.mean(0)
+    return dx, dx.sum(0)
+
+def test_centred():
+    report = check(centred, centred_backward, (X, X[0]))
+    assert report.verdict == "correct, but nothing proves db"
+    assert report
+    check(square, square_backward, (X,))
+"""
+
+
+def test_table_says_what_is_not_proved(
+    project: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(project, UNPROVED)
+    lines = [
+        "centred_backward: correct, but nothing proves db",
+        "  dx              | exact: *",
+        "  db              | exact: * | vacuous",
+        "square_backward: correct",
+    ]
+    project.runpytest_inprocess().stdout.fnmatch_lines(lines, consecutive=True)
+    monkeypatch.setattr("backprop_ops.pytest_plugin.MANY_ROWS", 1)
+    line = "centred_backward: correct, but nothing proves db | dx * | db vacuous"
+    project.runpytest_inprocess().stdout.fnmatch_lines([line])
+
+
 def test_table_of_xdist(project: pytest.Pytester) -> None:
     write(project, TABLE)
     result = project.runpytest_subprocess("-n", "2", "--backward-seed", "7")
