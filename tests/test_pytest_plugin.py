@@ -227,6 +227,20 @@ def test_not_here():
     result.stdout.fnmatch_lines(["@pytest.mark.backward(skip=(...)): *"])
 
 
+def test_marker_with_an_unknown_name(project: pytest.Pytester) -> None:
+    write(
+        project,
+        """
+@pytest.mark.backward(skip=("valeus",))
+def test_it(assert_backward):
+    assert_backward(square, square_backward, (X,))
+""",
+    )
+    result = project.runpytest_inprocess()
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(["*ValueError: skip: 'valeus' is no *: did you mean 'values'?"])
+
+
 def test_marker_of_another_project(project: pytest.Pytester) -> None:
     """Whatever it means there, it is no business of ours."""
     project.makepyfile(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import random
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
@@ -16,18 +17,13 @@ from backprop_ops.checking.diagnosis import likely_mistake
 from backprop_ops.checking.differences import Differences
 from backprop_ops.checking.evidence import Evidence
 from backprop_ops.checking.judging import Undifferentiable, autograd
-from backprop_ops.checking.properties import Finding, Inspector
+from backprop_ops.checking.properties import PROPERTIES, Finding, Inspector
 from backprop_ops.checking.report import BackwardError, Failure, Report
 from backprop_ops.checking.shrinking import code, shrunk
 from backprop_ops.checking.surroundings import calls
-from backprop_ops.checking.variations import Case, in_precision, smaller, variations
+from backprop_ops.checking.variations import FAMILIES, Case, in_precision, smaller, variations
 from backprop_ops.comparison import Comparison
 from backprop_ops.pair import Pair, function_name, make_record
-
-PROPERTIES = frozenset(
-    """bind call count shape dtype purity alias zero linearity layout value repeat
-    state""".split()  # noqa: SIM905  # reads better
-)
 
 
 def check(
@@ -47,7 +43,10 @@ def check(
     arguments, ``kwargs`` its keyword-only ones; on any device, where everything derived stays.
     ``reference``: another forward that autograd can differentiate, for one that it cannot; without
     one, finite differences judge. ``seed``: of what is drawn; a fresh one unless given, and the
-    report states it. ``skip``: properties and variations not to try, each listed in the notes.
+    report states it. ``skip``: what not to try, each listed in the notes: properties and families
+    of variations by name, and single variations by their text in a report. An unknown name is a
+    ValueError. An unknown text is not, since another sample may have that variation: a note says
+    which one is like it.
 
     Raises PairError where the two are no pair, TypeError or ValueError where the sample is none.
     """
@@ -64,7 +63,7 @@ def check(
         raise TypeError(f"seed must be an integer, came {_type(seed)}")
     if reference is not None and not callable(reference):
         raise TypeError(f"reference must be a function, came {_type(reference)}")
-    skipped = _names(skip).union(*map(_names, context.current.skips))
+    skipped = _skipped(skip, *context.current.skips)
     seed = context.current.seed if seed is None else seed
     seed = random.SystemRandom().getrandbits(32) if seed is None else seed
     pair, arguments = _bind(forward, backward, args, kwargs)
@@ -109,6 +108,7 @@ class _Check:
         self.skip = skip
         self.seed = seed
         self.skipped: set[str] = set()
+        self.tried: dict[str, None] = {}  # variations by their text, those that were skipped too
         self.failures: list[Failure] = []
         self.notes: dict[str, None] = {}
 
@@ -120,8 +120,13 @@ class _Check:
         self._ask(sample)
         if not self.failures:  # what fails on the sample itself fails on most variations of it too
             self._ask_variations(sample)
-        for name in sorted(self.skipped | (self.skip & PROPERTIES)):
+        for name in sorted(self.skipped | self.skip.intersection(PROPERTIES)):
             self.notes[f"skipped: {name}"] = None
+        for name in sorted(self.skip.difference(self.skipped, PROPERTIES, FAMILIES)):
+            near = difflib.get_close_matches(name, self.tried, n=1, cutoff=0.8)
+            if near:
+                note = f"nothing to skip: no variation is {name!r}: did you mean {near[0]!r}?"
+                self.notes[note] = None
         leaves = tuple(self.pair.leaves(arguments))
         vacuous = tuple(f"d{name}" for name in leaves if name not in self.inspector.judged)
         if self.failures:
@@ -215,20 +220,24 @@ class _Check:
         self.skipped |= {"calls"} & self.skip
         if not {"calls", "state"} & self.skip:
             for variation, finding in calls(self.inspector, base, other):
-                self._add(finding, Case(variation, "calls", base.arguments, base.seed))
-                return
-        for name in sorted(self.skip - self.skipped - PROPERTIES):
-            self.notes[f"nothing to skip: {name!r} is no property, and no variation of this"] = None
+                case = Case(variation, "calls", base.arguments, base.seed)
+                if not self._skips(case):
+                    self._add(finding, case)
+                    return
 
     def _variations(self, base: Case, generator: torch.Generator) -> Iterator[Case]:
         for case in variations(self.pair, base, generator):
-            names = {case.family, str(case.variation)}
-            if case.family == "layouts":
-                names.add("layout")
-            skipped = names & self.skip
-            self.skipped |= skipped
-            if not skipped:
+            if not self._skips(case):
                 yield case
+
+    def _skips(self, case: Case) -> bool:
+        self.tried[str(case.variation)] = None
+        names = {case.family, str(case.variation)}
+        if case.family == "layouts":
+            names.add("layout")
+        skipped = names & self.skip
+        self.skipped |= skipped
+        return bool(skipped)
 
     def _full_size(self, sample: Case, base: Case) -> Iterator[Case]:
         """Layouts of a large sample itself; all else is asked of a smaller one made of it."""
@@ -236,9 +245,7 @@ class _Check:
             for case in variations(self.pair, sample, torch.Generator()):
                 if case.family != "layouts" or "the upstream" not in str(case.variation):
                     return
-                skipped = {"layouts", "layout", str(case.variation)} & self.skip
-                self.skipped |= skipped
-                if not skipped:
+                if not self._skips(case):
                     yield case
 
     def _ask(self, case: Case) -> None:
@@ -335,8 +342,16 @@ def _referring(pair: Pair, reference: Callable[..., Any]) -> Pair:
     return replace(pair, forward=forward)
 
 
-def _names(skip: str | Iterable[str]) -> frozenset[str]:
-    return frozenset((skip,) if isinstance(skip, str) else skip)
+def _skipped(*skips: str | Iterable[str]) -> frozenset[str]:
+    """All that is not to be tried; refused where a word is neither a property nor a family."""
+    names = frozenset(n for skip in skips for n in ((skip,) if isinstance(skip, str) else skip))
+    known = (*PROPERTIES, *FAMILIES)
+    for name in sorted(names.difference(known)):
+        if " " not in name and "=" not in name:  # as the text of every variation has
+            near = difflib.get_close_matches(name, known, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"the names are {', '.join(known)}"
+            raise ValueError(f"skip: {name!r} is no property and no family of variations: {hint}")
+    return names
 
 
 def _type(value: object) -> str:

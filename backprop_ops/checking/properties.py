@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import random
 import sys
+import typing
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -32,10 +33,28 @@ STRAIGHT = 0.99  # the cosine between two steps along one direction
 ALLOWED_APART = 64  # units of rounding by which two calls may differ, as atomics make them
 
 
+Property = Literal[
+    "call",
+    "count",
+    "shape",
+    "dtype",
+    "purity",
+    "alias",
+    "zero",
+    "linearity",
+    "layout",
+    "value",
+    "repeat",
+    "state",
+]
+"""What has to hold of a backward; that it can be bound is a condition of the check itself."""
+PROPERTIES: tuple[str, ...] = typing.get_args(Property)
+
+
 class Finding(NamedTuple):
     """Something that does not hold. ``mistake`` is what it is by itself, before any diagnosis."""
 
-    property: str
+    property: Property
     input: str | None
     message: str
     mistake: str | None = None

@@ -11,7 +11,7 @@ import typing
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -21,6 +21,20 @@ from backprop_ops.leaves import Arguments, mapped, parts, replaced, takes_gradie
 from backprop_ops.pair import Pair, parameter_hints
 
 Change = Callable[[Tensor], Tensor]
+
+Family = Literal[
+    "upstreams",
+    "layouts",
+    "options",
+    "indices",
+    "values",
+    "inputs",
+    "sizes",
+    "precisions",
+    "calls",
+]
+"""What kind of variation a case is; `surroundings.calls` makes the last kind."""
+FAMILIES: tuple[str, ...] = typing.get_args(Family)
 
 BEYOND_BLOCKS = (129, 1025)  # where a kernel that works in blocks has a tail
 MOST_ELEMENTS = 2**13  # of a sample that is made larger
@@ -49,7 +63,7 @@ class Case:
     """
 
     variation: str | None
-    family: str
+    family: Family | Literal["sample", "contiguous"]
     arguments: Arguments
     seed: int
     change: Change | None = None
@@ -190,7 +204,7 @@ def _accepted(pair: Pair, cases: Iterator[Case]) -> Iterator[Case]:
 
 
 def _upstreams(pair: Pair, sample: Case) -> Iterator[Case]:
-    def case(name: str, change: Change | None, family: str = "upstreams") -> Case:
+    def case(name: str, change: Change | None, family: Family = "upstreams") -> Case:
         return replace(sample, variation=f"the upstream is {name}", family=family, change=change)
 
     def one_hot(upstream: Tensor) -> Tensor:
@@ -727,11 +741,11 @@ def _fitting(cases: list[Case]) -> list[Case]:
     return [case for case in _by_elements(cases) if elements(case.arguments) <= MOST_VARIED]
 
 
-def _with(sample: Case, family: str, what: str, changes: Arguments) -> Case:
+def _with(sample: Case, family: Family, what: str, changes: Arguments) -> Case:
     return _vary(sample, family, what, {**sample.arguments, **changes})
 
 
-def _vary(sample: Case, family: str, what: str, arguments: Arguments) -> Case:
+def _vary(sample: Case, family: Family, what: str, arguments: Arguments) -> Case:
     variation = what if sample.variation is None else f"{sample.variation}, and {what}"
     return replace(sample, variation=variation, family=family, arguments=arguments)
 
