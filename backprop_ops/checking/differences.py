@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from backprop_ops.checking.judging import ALLOWED, Leaves, Verdict
+from backprop_ops.checking.judging import ALLOWED, Leaves, Verdict, proven
 from backprop_ops.leaves import Arguments, in_dtype, replaced
 from backprop_ops.pair import Pair
 
@@ -115,6 +115,10 @@ class Differences:
         sizes = [value, *self._upstreams.values()]
         largest = max(s.abs().nan_to_num(0).amax().item() for s in sizes if s.numel())
         return ERRORS * errors + ALLOWED[dtype.itemsize] * torch.finfo(dtype).eps * largest
+
+    def proves(self, leaf: str, dtype: torch.dtype) -> bool:
+        value, allowed = self.expected[leaf], self.allowed(leaf, dtype)
+        return bool(proven(value, allowed, self._upstreams, dtype).any())
 
     def verdicts(self, gradients: Mapping[str, Tensor]) -> dict[str, Verdict]:
         return {leaf: self._verdict(leaf, gradient) for leaf, gradient in gradients.items()}

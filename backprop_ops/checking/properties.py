@@ -22,7 +22,6 @@ from backprop_ops.checking.judging import (
     Leaves,
     Undifferentiable,
     Verdict,
-    underflow,
 )
 from backprop_ops.checking.variations import Case, holds_unnamed
 from backprop_ops.leaves import by_leaf, copied, in_dtype, parts, takes_gradient
@@ -547,12 +546,8 @@ class Inspector:
                 f"[{_number(least)}, {_number(most)}], {judge.source} "
                 f"{'says' if judge.source == 'autograd' else 'say'} {_number(value[at])}"
             )
-        if name not in self.judged and value.numel():
-            allowed = judge.allowed(name, gradient.dtype)
-            tiny = underflow(gradient.dtype)
-            proves = (value.abs() > allowed) | ((value == 0) & (allowed <= 2 * tiny))
-            if (proves & value.isfinite()).any():
-                self.judged.add(name)
+        if name not in self.judged and judge.proves(name, gradient.dtype):
+            self.judged.add(name)
 
     def _wrong(self, judge: Judge, name: str, gradient: Tensor) -> bool:
         return bool(judge.verdicts({name: gradient})[name].wrong.any())

@@ -38,7 +38,8 @@ def without_gradient_mode(dout, x):
     [
         ("valeus", r"'valeus' is no .*: did you mean 'values'\?"),
         (("layouts", "vlaue"), r"'vlaue' is no .*: did you mean 'value'\?"),
-        ("sample", "'sample' is no property and no family of variations: the names are call, "),
+        ("xyz", "'xyz' is no property and no family of variations: the names are call, count, "),
+        ("sample", "'sample' is no"),
         ("bind", "'bind' is no"),
         ("contiguous", "'contiguous' is no"),
     ],
