@@ -136,3 +136,12 @@ def test_an_infinity_that_the_sample_has() -> None:
     assert "scores is as it was, one element -inf" in texts
     assert "v is as it was, one element 10000" in texts
     assert "v is as it was, one element -inf" not in texts
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_what_saturates_in_large_sizes(seed: int) -> None:
+    """Of 1 - h² next to zero the rounding of h is left, and finite differences see no more."""
+    generator = torch.Generator().manual_seed(seed)
+    x, w = torch.randn(6, 4, generator=generator), torch.randn(4, 3, generator=generator)
+    report = check(TanhOfProduct.apply, None, (x, w), seed=seed)
+    assert report, str(report)
