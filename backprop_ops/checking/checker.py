@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import random
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -21,8 +22,16 @@ from backprop_ops.checking.properties import PROPERTIES, Finding, Inspector
 from backprop_ops.checking.report import BackwardError, Failure, Report
 from backprop_ops.checking.shrinking import code, shrunk
 from backprop_ops.checking.surroundings import calls
-from backprop_ops.checking.variations import FAMILIES, Case, in_precision, smaller, variations
+from backprop_ops.checking.variations import (
+    FAMILIES,
+    Case,
+    in_precision,
+    outputs_of,
+    smaller,
+    variations,
+)
 from backprop_ops.comparison import Comparison
+from backprop_ops.leaves import copied
 from backprop_ops.pair import Pair, function_name, make_record
 
 
@@ -69,14 +78,8 @@ def check(
     pair, arguments = _bind(forward, backward, args, kwargs)
     judged_by = pair if backward is not None else None
     if reference is not None:
-        judged_by = _referring(pair, reference)
-        try:
-            judged_by.call(arguments)
-        except Exception as error:
-            raise ValueError(
-                f"{function_name(reference)}, the reference, raises {_type(error)} on the sample: "
-                f"{error}"
-            ) from error
+        with _on_the_sample(reference, "reference"):
+            judged_by = _in_its_mode(_referring(pair, reference), arguments)
     report = _Check(pair, Inspector(pair, judged_by, skipped), skipped, seed).report(arguments)
     context.current.observe(report)
     return report
@@ -297,19 +300,18 @@ def _bind(
     for role, function in (("forward", forward), ("backward", backward)):
         if not callable(function) and not (role == "backward" and function is None):
             raise TypeError(f"{role} must be a function, came {_type(function)}")
-    try:
+    with _on_the_sample(forward, "forward"):
         result = forward(*args, **kwargs)
-    except Exception as error:
-        raise ValueError(
-            f"{name}, the forward, raises {_type(error)} on the sample: {error}"
-        ) from error
     if backward is None:
         pair: Pair = autograd_pair(forward, args, kwargs, result)
     else:
         record = type(result) if isinstance(result, tuple) and hasattr(result, "_fields") else None
         pair = Pair.bind(forward, backward, record)
     arguments = pair.arguments(args, kwargs)
-    fields = pair.fields(pair.call(arguments) if backward is None else result)
+    if backward is None:
+        with _on_the_sample(forward, "forward"):
+            result = pair.call(arguments)
+    fields = pair.fields(result)
     for output in pair.outputs:
         value = fields[output]
         if not isinstance(value, Tensor) or not value.is_floating_point():
@@ -324,7 +326,30 @@ def _bind(
         raise ValueError(f"{name}: complex inputs are not supported")
     if not pair.leaves(arguments):
         raise ValueError(f"{name}: the sample has no floating Tensor to take a gradient of")
-    return pair, arguments
+    with _on_the_sample(forward, "forward"):
+        return _in_its_mode(pair, arguments), arguments
+
+
+@contextmanager
+def _on_the_sample(function: Callable[..., Any], role: str) -> Iterator[None]:
+    """Whatever the function raises here refuses the sample; later it has no case."""
+    try:
+        yield
+    except Exception as error:
+        raise ValueError(
+            f"{function_name(function)}, the {role}, raises {_type(error)} on the sample: {error}"
+        ) from error
+
+
+def _in_its_mode(pair: Pair, arguments: Mapping[str, Any]) -> Pair:
+    """The pair, whose forward turns the gradient mode on if it raises without it."""
+    copies = copied(arguments)
+    try:
+        outputs_of(pair, copies)
+    except Exception:
+        pair = replace(pair, forward=torch.enable_grad()(pair.forward))
+        outputs_of(pair, copies)
+    return pair
 
 
 def _referring(pair: Pair, reference: Callable[..., Any]) -> Pair:

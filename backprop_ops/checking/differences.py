@@ -69,12 +69,17 @@ class Differences:
             for name, out in here.items()
         )
         tableau: list[list[float]] = []
-        gaps, best, error = [], float("nan"), float("inf")
-        left = right = float("nan")
+        gaps: list[float] = []
+        best, error = math.nan, math.inf
+        left = right = math.nan
         for k in range(STEPS):
             h = step / 2**k
-            above = self._outputs({leaf: (x.double() + h * direction).to(x.dtype)})
-            below = self._outputs({leaf: (x.double() - h * direction).to(x.dtype)})
+            try:
+                above = self._outputs({leaf: (x.double() + h * direction).to(x.dtype)})
+                below = self._outputs({leaf: (x.double() - h * direction).to(x.dtype)})
+            except Exception:  # beyond the forward's domain, which a shorter step may not be
+                tableau, gaps, best, error = [], [], math.nan, math.inf
+                continue
             right = self._product(above, here) / h
             left = self._product(here, below) / h
             gaps.append(abs(right - left))
@@ -85,6 +90,8 @@ class Differences:
                 if apart < error:
                     best, error = row[-1], apart
             tableau.append(row)
+        if len(gaps) < 2:
+            return Slope(math.nan, math.inf, math.nan, math.nan)
         stays = gaps[-1] > 0.7 * gaps[-2] and gaps[-1] > 1e-4 * (abs(left) + abs(right))
         if stays and gaps[-1] > ALLOWED[8] * noise / (step / 2**STEPS):
             return Slope(tableau[-1][0], gaps[-1] * 1e-2, min(left, right), max(left, right))

@@ -23,7 +23,7 @@ from backprop_ops.checking.judging import (
     Undifferentiable,
     Verdict,
 )
-from backprop_ops.checking.variations import Case, holds_unnamed
+from backprop_ops.checking.variations import Case, holds_unnamed, outputs_of
 from backprop_ops.leaves import by_leaf, copied, in_dtype, parts, takes_gradient
 from backprop_ops.pair import Pair, PairError
 
@@ -83,6 +83,7 @@ class Inspector:
     which some case proved something. ``disputed``: those on which the two judges disagree, so that
     what either says is right. ``earlier``: the arguments of the first case and of the last.
     ``left_changed``: what of torch's global state the backward did not leave as it found it.
+    ``differentiated``: whether autograd has judged a case.
     """
 
     pair: Pair
@@ -93,6 +94,7 @@ class Inspector:
     disputed: set[str] = field(default_factory=set)
     earlier: list[dict[str, Any]] = field(default_factory=list)
     left_changed: set[str] = field(default_factory=set)
+    differentiated: bool = False
 
     @property
     def backward(self) -> str:
@@ -100,7 +102,13 @@ class Inspector:
 
     def quiet(self) -> Inspector:
         """Another that judges alike, and whose cases leave nothing behind in this one."""
-        return Inspector(self.pair, self.reference, self.skip, disputed=self.disputed)
+        return Inspector(
+            self.pair,
+            self.reference,
+            self.skip,
+            disputed=self.disputed,
+            differentiated=self.differentiated,
+        )
 
     def findings(self, case: Case) -> list[Finding]:
         """The first property that does not hold, once for every gradient of which it does not."""
@@ -174,25 +182,32 @@ class Inspector:
             judge = Autograd(self.reference, arguments, upstreams)
             try:
                 judge.expected  # noqa: B018  # whether autograd sees through this call
-                return judge
             except Undifferentiable:
                 pass
+            except Exception:
+                if self.differentiated:  # so the case is the reason, not the forward
+                    raise
+            else:
+                self.differentiated = True
+                return judge
         return Differences(self.reference or self.pair, arguments, upstreams)
 
     def _findings(self, case: Case) -> Iterator[Finding]:
         before = copied(case.arguments)
-        call = self.call(case)
+        try:
+            call = self.call(case)
+            reference = self._reference_outputs(call)
+        except Exception:  # beyond the domain of one of the two: nothing to ask of the backward
+            return
         for name in _changed(call.arguments, before):
             message = f"{self.pair.name} itself writes to {name}"
             yield Finding("purity", None, message, "mutates-input")
-        yield from self._agrees_with_reference(call)
+        yield from self._agrees_with_reference(call, *reference)
 
         try:
             judge = self.judge(call.arguments, call.upstreams)
-        except Exception:
-            if case.variation is None:
-                raise
-            return  # the forward takes it, and means nothing by it: an index out of bounds
+        except Exception:  # the forward takes it, and means nothing by it: an index out of bounds
+            return
         given = {**call.arguments, **call.fields}
         given |= {f"d{name}": upstream for name, upstream in call.upstreams.items()}
         before = copied(given)
@@ -244,20 +259,19 @@ class Inspector:
         yield from self._linearity(case, call, judge, values)
         yield from self._values(call, judge, values)
 
-    def _agrees_with_reference(self, call: Call) -> Iterator[Finding]:
-        """The outputs are compared first: of another function there is nothing to ask."""
+    def _reference_outputs(self, call: Call) -> tuple[Leaves, Leaves]:
+        """What the reference returns, in the call's precision and in float64; {} without one."""
         if self.reference is None or self.reference.forward is self.pair.forward:
-            return
-        reference = self.reference
-        with torch.no_grad():
-            try:
-                exact = reference.fields(reference.call(in_dtype(call.arguments, torch.float64)))
-                own = reference.fields(reference.call(call.arguments))
-            except Exception as error:
-                message = f"the reference of {self.pair.name} raises {type_name(error)}: {error}"
-                yield Finding("call", None, message)
-                return
-        for name in self.pair.outputs:
+            return {}, {}
+        own = outputs_of(self.reference, call.arguments)
+        try:
+            return own, outputs_of(self.reference, in_dtype(call.arguments, torch.float64))
+        except Exception:  # a reference that does not take float64
+            return own, own
+
+    def _agrees_with_reference(self, call: Call, own: Leaves, exact: Leaves) -> Iterator[Finding]:
+        """The outputs are compared first: of another function there is nothing to ask."""
+        for name in own:
             output, expected = call.fields[name].double(), exact[name].double()
             if output.shape != expected.shape:
                 message = (

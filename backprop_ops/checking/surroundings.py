@@ -136,6 +136,6 @@ def _needing_gradients(inspector: Inspector, call: Call) -> Call | None:
     try:
         with torch.enable_grad():
             result = inspector.pair.call(arguments)
-    except RuntimeError:  # a forward that autograd cannot follow
+    except Exception:  # a forward that autograd cannot follow
         return None
     return Call(arguments, result, inspector.pair.fields(result), call.upstreams)

@@ -272,7 +272,8 @@ def _expanded(pair: Pair, sample: Case) -> Iterator[Case]:
                 arguments = replaced(sample.arguments, {name: expanded})
                 plain = replaced(sample.arguments, {name: expanded.contiguous()})
                 # Some of torch's own forwards give something else of a memory that repeats.
-                if accepts(pair, arguments) and _same_outputs(pair, plain, arguments):
+                taken = accepts(pair, plain) and accepts(pair, arguments)
+                if taken and _same_outputs(pair, plain, arguments):
                     variation = f"{name} is expanded along dimension {d}"
                     yield replace(
                         sample, variation=variation, family="layouts", arguments=arguments
@@ -452,7 +453,7 @@ def _whole_numbers(value: list[int]) -> Iterator[list[int]]:
 def _words(*functions: Any) -> list[str]:
     """The strings in the functions' code, which are what textual options may be."""
     words = set(WORDS)
-    for function in functions:
+    for function in map(inspect.unwrap, functions):
         constants = getattr(getattr(function, "__code__", None), "co_consts", ())
         nested = [c if isinstance(c, (tuple, frozenset)) else (c,) for c in constants[1:]]
         words |= {c for part in nested for c in part if isinstance(c, str) and c.isidentifier()}
