@@ -18,7 +18,7 @@ from backprop_ops.checking.diagnosis import likely_mistake
 from backprop_ops.checking.differences import Differences
 from backprop_ops.checking.evidence import Evidence
 from backprop_ops.checking.judging import Undifferentiable, autograd
-from backprop_ops.checking.properties import PROPERTIES, Finding, Inspector
+from backprop_ops.checking.properties import PROPERTIES, Finding, Inspector, Outside
 from backprop_ops.checking.report import BackwardError, Failure, Report
 from backprop_ops.checking.shrinking import code, shrunk
 from backprop_ops.checking.surroundings import calls
@@ -252,7 +252,11 @@ class _Check:
                     yield case
 
     def _ask(self, case: Case) -> None:
-        for finding in self.inspector.findings(case):
+        try:
+            findings = self.inspector.findings(case)
+        except Outside:
+            return
+        for finding in findings:
             self._add(finding, case)
 
     def _add(self, finding: Finding, case: Case) -> None:

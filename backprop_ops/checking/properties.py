@@ -64,6 +64,10 @@ class BackwardRaises(Exception):  # noqa: N818  # what it is, to be reported
     """The backward raises; the message says what."""
 
 
+class Outside(Exception):  # noqa: N818  # as above
+    """The forward, its reference or its derivative has no value here: the backward needs none."""
+
+
 class Call(NamedTuple):
     """One call of the forward and, once it was made, of the backward."""
 
@@ -111,7 +115,10 @@ class Inspector:
         )
 
     def findings(self, case: Case) -> list[Finding]:
-        """The first property that does not hold, once for every gradient of which it does not."""
+        """The first property that does not hold, once for every gradient of which it does not.
+
+        Raises Outside where a case is none.
+        """
         found: list[Finding] = []
         try:
             for finding in self._findings(case):
@@ -197,8 +204,8 @@ class Inspector:
         try:
             call = self.call(case)
             reference = self._reference_outputs(call)
-        except Exception:  # beyond the domain of one of the two: nothing to ask of the backward
-            return
+        except Exception as error:
+            raise Outside from error
         for name in _changed(call.arguments, before):
             message = f"{self.pair.name} itself writes to {name}"
             yield Finding("purity", None, message, "mutates-input")
@@ -206,8 +213,8 @@ class Inspector:
 
         try:
             judge = self.judge(call.arguments, call.upstreams)
-        except Exception:  # the forward takes it, and means nothing by it: an index out of bounds
-            return
+        except Exception as error:  # the forward means nothing by it, as an index out of bounds
+            raise Outside from error
         given = {**call.arguments, **call.fields}
         given |= {f"d{name}": upstream for name, upstream in call.upstreams.items()}
         before = copied(given)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 
 from backprop_ops.checking.evidence import Evidence
@@ -27,3 +29,16 @@ def test_an_experiment_is_judged_as_the_check_judges() -> None:
     assert Evidence(inspector, case, "x").holds(case)
     strict = Inspector(pair, pair)
     assert not Evidence(strict, case, "x").holds(case)
+
+
+def test_nothing_holds_of_a_case_that_is_none() -> None:
+    def demanding(x):
+        if (x < 0).any():
+            raise ValueError
+        return x * x
+
+    pair = Pair.bind(demanding, half_detached_backward)
+    case = Case(None, "sample", {"x": torch.tensor([0.5, 1.25])}, 0)
+    evidence = Evidence(Inspector(pair, pair), case, "x")
+    assert evidence.holds(case)
+    assert not evidence.holds(replace(case, arguments={"x": torch.tensor([0.5, -1.25])}))
