@@ -4,7 +4,8 @@ A forward is a plain function. Its positional parameters are its inputs, its key
 are constants. It returns a Tensor, the output ``out``, or a NamedTuple: outputs first, then what is
 kept for the backward, annotated `Kept`. The backward, ``<forward>_backward``, asks by name for what
 it needs: ``d<output>`` is an upstream gradient, every other parameter is one of the forward's
-parameters or a field of its result. It returns one gradient per slot, in the forward's order.
+parameters or a field of its result. It returns one gradient per slot, in the forward's order, or
+one per input, with None for those that have no slot, as an ``autograd.Function`` does.
 """
 
 from __future__ import annotations
@@ -171,10 +172,17 @@ class Pair:
         asked = inspect.signature(self.backward).parameters.values()
         positional = [values[p.name] for p in asked if p.kind in _POSITIONAL]
         keyword = {p.name: values[p.name] for p in asked if p.kind not in _POSITIONAL}
-        returned = self.backward(*positional, **keyword)
+        return self._by_slot(self.backward(*positional, **keyword), arguments)
+
+    def _by_slot(self, returned: Any, arguments: Mapping[str, Any]) -> dict[str, Any]:
         slots = self.slots(arguments)
         gradients = returned if isinstance(returned, tuple) else (returned,)
         sequence = len(slots) == 1 and isinstance(arguments[slots[0]], (tuple, list))
+        if len(slots) < len(self.inputs) == len(gradients):  # as an autograd.Function returns them
+            by_input = dict(zip(self.inputs, gradients, strict=True))
+            rest_is_none = all(by_input[name] is None for name in self.inputs if name not in slots)
+            if rest_is_none and (not sequence or isinstance(by_input[slots[0]], (tuple, list))):
+                return {name: by_input[name] for name in slots}
         if sequence and not (len(gradients) == 1 and isinstance(gradients[0], (tuple, list))):
             gradients = (gradients,)  # what a single slot holds may come as it is
         elif isinstance(returned, (list, dict, str)):
@@ -183,9 +191,14 @@ class Pair:
                 f"came {type(returned).__name__}"
             )
         if len(gradients) != len(slots):
+            or_inputs = (
+                f" (or for each of {_listed(self.inputs)}, None where there is no gradient)"
+                if slots != self.inputs
+                else ""
+            )
             raise PairError(
                 f"{self.name}_backward must return {len(slots)} gradient(s), "
-                f"one for each of {_listed(slots)}, came {len(gradients)}"
+                f"one for each of {_listed(slots)}{or_inputs}, got {len(gradients)}"
             )
         return dict(zip(slots, gradients, strict=True))
 

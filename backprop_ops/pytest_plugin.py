@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from backprop_ops.checking.report import Report
 
 MANY_ROWS = 40  # from here on the table has a line a pair, unless pytest is verbose
-VERDICTS = ("correct", "vacuous", "wrong")  # from best to worst
+VERDICTS = ("correct", "correct, but", "vacuous", "wrong")  # how they begin, from best to worst
 
 _PROPERTY = "backprop_ops"
 _REPORTS = pytest.StashKey["list[Report]"]()
@@ -29,6 +29,7 @@ class _Row(TypedDict):
     exact: bool
     approximate: bool
     maxdiff: float
+    vacuous: bool
     line: str
 
 
@@ -108,7 +109,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     terminalreporter.write_sep("=", "gradients by hand against autograd")
     for name in sorted(pairs):
         verdicts = [check["verdict"] for check in pairs[name]]
-        worst = max(verdicts, key=VERDICTS.index)
+        worst = max(verdicts, key=_badness)
         line = f"{name}: {worst}"
         if len(verdicts) > 1:
             line += f" in {verdicts.count(worst)} of {len(verdicts)} checks"
@@ -127,12 +128,16 @@ def _plain(report: Report) -> _Check:
             "exact": row.exact,
             "approximate": row.approximate,
             "maxdiff": row.maxdiff,
-            "line": str(row),
+            "vacuous": row.name in report.vacuous,
+            "line": line,
         }
-        for row in report.comparisons
+        for row, line in zip(report.comparisons, report.table, strict=True)
     ]
-    verdict = "correct" if report.ok else "wrong" if report.failures else "vacuous"
-    return {"name": report.name, "verdict": verdict, "rows": rows}
+    return {"name": report.name, "verdict": report.verdict, "rows": rows}
+
+
+def _badness(verdict: str) -> int:
+    return max(i for i, begin in enumerate(VERDICTS) if verdict.startswith(begin))
 
 
 def _checks(terminalreporter: pytest.TerminalReporter) -> Iterator[_Check]:
@@ -147,9 +152,10 @@ def _checks(terminalreporter: pytest.TerminalReporter) -> Iterator[_Check]:
 def _worst(rows: Iterable[_Row]) -> list[_Row]:
     """The worst row of each gradient; one of another shape, whose maxdiff is nan, is the worst."""
 
-    def badness(row: _Row) -> tuple[bool, bool, float]:
+    def badness(row: _Row) -> tuple[bool, bool, bool, float]:
         maxdiff = math.inf if math.isnan(row["maxdiff"]) else row["maxdiff"]
-        return not row["approximate"], not row["exact"], maxdiff
+        wrong = not row["approximate"] and not row["vacuous"]
+        return wrong, row["vacuous"], not row["exact"], maxdiff
 
     worst: dict[str, _Row] = {}
     for row in rows:
@@ -158,6 +164,8 @@ def _worst(rows: Iterable[_Row]) -> list[_Row]:
 
 
 def _short(row: _Row) -> str:
+    if row["vacuous"]:
+        return f"{row['name']} vacuous"
     if row["exact"]:
         return f"{row['name']} exact"
     return f"{row['name']} {row['maxdiff']:.1e}" + ("" if row["approximate"] else " wrong")

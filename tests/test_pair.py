@@ -173,8 +173,66 @@ def test_wrong_number_of_gradients() -> None:
     pair = Pair.bind(scaled, lambda dout, dtotal: dout)
     arguments = pair.arguments((ones(1), ones(1), torch.tensor([0])), {})
     result = scaled(ones(1), None, torch.tensor([0]))
-    with pytest.raises(PairError, match=r"return 2 gradient\(s\), one for each of x, y, came 1"):
+    both = (
+        r"return 2 gradient\(s\), one for each of x, y \(or for each of x, y, where, None .*got 1"
+    )
+    with pytest.raises(PairError, match=both):
         pair.gradients(arguments, result, {"out": ones(1), "total": ones(())})
+
+
+X = "a tensor"
+
+
+def affine(x, w, b=None):
+    return x * w if b is None else x * w + b
+
+
+def affine_annotated(x: Tensor, w: Tensor, axis: int, b: Tensor | None = None) -> Tensor:
+    return affine(x, w, b)
+
+
+def stack(xs, dim):
+    return torch.stack(list(xs), dim)
+
+
+@pytest.mark.parametrize(
+    ("forward", "args", "returned", "gradients"),
+    [
+        (affine, (X, X), (1, 2), {"x": 1, "w": 2}),
+        (affine, (X, X), (1, 2, None), {"x": 1, "w": 2}),
+        (affine, (X, X, X), (1, 2, 3), {"x": 1, "w": 2, "b": 3}),
+        (affine, (X, X, X), (1, 2, None), {"x": 1, "w": 2, "b": None}),
+        (affine_annotated, (X, X, 0), (1, 2, None, None), {"x": 1, "w": 2, "b": None}),
+        (affine_annotated, (X, X, 0), (1, 2, None), {"x": 1, "w": 2, "b": None}),
+        (stack, ((X, X), 0), ((1, 2), None), {"xs": (1, 2)}),
+        (stack, ((X, X), 0), (1, None), {"xs": (1, None)}),
+        (stack, ((X, X), 0), (1, 2), {"xs": (1, 2)}),
+    ],
+)
+def test_one_gradient_for_each_input(
+    forward: Callable[..., Any],
+    args: tuple[Any, ...],
+    returned: tuple[Any, ...],
+    gradients: dict[str, Any],
+) -> None:
+    """As an autograd.Function returns them; what they are makes no difference here."""
+
+    def tensors(value: Any) -> Any:
+        if isinstance(value, tuple):
+            return tuple(map(tensors, value))
+        return ones(()) if value == X else value
+
+    pair = Pair.bind(forward, lambda dout: returned)
+    arguments = pair.arguments(tensors(args), {})
+    assert pair.gradients(arguments, ones(()), {"out": ones(())}) == gradients
+
+
+@pytest.mark.parametrize("returned", [(1, 2, 3), (1,), (1, None, None, None)])
+def test_a_gradient_for_an_absent_input(returned: tuple[Any, ...]) -> None:
+    pair = Pair.bind(affine, lambda dout: returned)
+    arguments = pair.arguments((ones(2), ones(2)), {})
+    with pytest.raises(PairError, match=rf"return 2 .*None where.*got {len(returned)}"):
+        pair.gradients(arguments, ones(2), {"out": ones(2)})
 
 
 def test_wrong_result() -> None:

@@ -227,6 +227,20 @@ def test_not_here():
     result.stdout.fnmatch_lines(["@pytest.mark.backward(skip=(...)): *"])
 
 
+def test_marker_with_an_unknown_name(project: pytest.Pytester) -> None:
+    write(
+        project,
+        """
+@pytest.mark.backward(skip=("valeus",))
+def test_it(assert_backward):
+    assert_backward(square, square_backward, (X,))
+""",
+    )
+    result = project.runpytest_inprocess()
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(["*ValueError: skip: 'valeus' is no *: did you mean 'values'?"])
+
+
 def test_marker_of_another_project(project: pytest.Pytester) -> None:
     """Whatever it means there, it is no business of ours."""
     project.makepyfile(
@@ -281,6 +295,38 @@ def test_table(project: pytest.Pytester, arguments: tuple[str, ...]) -> None:
     write(project, TABLE)
     result = project.runpytest_inprocess(*arguments)
     result.stdout.fnmatch_lines(ROWS, consecutive=True)
+
+
+UNPROVED = """
+def centred(x, b):
+    return x + b - (x + b).mean(0)
+
+def centred_backward(dout):
+    dx = dout - dout.mean(0)
+    return dx, dx.sum(0)
+
+def test_centred():
+    report = check(centred, centred_backward, (X, X[0]))
+    assert report.verdict == "correct, but nothing proves db"
+    assert report
+    check(square, square_backward, (X,))
+"""
+
+
+def test_table_says_what_is_not_proved(
+    project: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(project, UNPROVED)
+    lines = [
+        "centred_backward: correct, but nothing proves db",
+        "  dx              | exact: *",
+        "  db              | exact: * | vacuous",
+        "square_backward: correct",
+    ]
+    project.runpytest_inprocess().stdout.fnmatch_lines(lines, consecutive=True)
+    monkeypatch.setattr("backprop_ops.pytest_plugin.MANY_ROWS", 1)
+    line = "centred_backward: correct, but nothing proves db | dx * | db vacuous"
+    project.runpytest_inprocess().stdout.fnmatch_lines([line])
 
 
 def test_table_of_xdist(project: pytest.Pytester) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -19,9 +20,32 @@ from backprop_ops.pair import Pair, function_name, make_record
 _LEAVES = "attached_leaves"
 
 
-def attached(
+@dataclass(frozen=True)
+class AutogradPair(Pair):
+    """The pair of ``function`` and the backward that autograd has for it."""
+
+    function: Callable[..., Any]
+
+    def gradient_alone(
+        self, arguments: Mapping[str, Any], leaf: str, upstreams: Mapping[str, Tensor]
+    ) -> Tensor | None:
+        """The gradient of a leaf where no other asks for one."""
+        x = self.leaves(arguments)[leaf].detach().requires_grad_()
+        given = replaced(arguments, {leaf: x})
+        with torch.enable_grad():
+            inputs = [given[name] for name in self.inputs]
+            options = {name: given[name] for name in self.options}
+            fields = _named(self.name, self.function(*inputs, **options))
+        flowing = [output for output in self.outputs if fields[output].requires_grad]
+        if not flowing:
+            return None
+        results, sent = [fields[o] for o in flowing], [upstreams[o] for o in flowing]
+        return torch.autograd.grad(results, x, sent, allow_unused=True)[0]
+
+
+def autograd_pair(
     function: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any], result: Any
-) -> Pair:
+) -> AutogradPair:
     """The pair of ``function`` and its own backward; ``result`` is what it makes of the sample."""
     name, inputs = _name(function), _inputs(function, len(args))
     named = _named(name, result)
@@ -65,28 +89,13 @@ def attached(
     forward.__signature__ = _signature(inputs, kwargs)  # type: ignore[attr-defined]
     backward.__signature__ = _signature(asked, {})  # type: ignore[attr-defined]
     forward.__name__, backward.__name__ = name, f"{name}_backward"
-    forward.__wrapped__ = function  # type: ignore[attr-defined]
     slotted = {name: i in slots for i, name in enumerate(inputs)}
     options = tuple(kwargs)
     saved = (*outputs, _LEAVES)
-    return Pair(name, forward, backward, inputs, options, outputs, (_LEAVES,), saved, slotted)
-
-
-def gradient_alone(
-    pair: Pair, arguments: Mapping[str, Any], leaf: str, upstreams: Mapping[str, Tensor]
-) -> Tensor | None:
-    """What the function of an attached pair gives for a leaf where no other asks for a gradient."""
-    x = pair.leaves(arguments)[leaf].detach().requires_grad_()
-    given = replaced(arguments, {leaf: x})
-    with torch.enable_grad():
-        function = pair.forward.__wrapped__  # type: ignore[attr-defined]
-        inputs = [given[name] for name in pair.inputs]
-        fields = _named(pair.name, function(*inputs, **{n: given[n] for n in pair.options}))
-    flowing = [output for output in pair.outputs if fields[output].requires_grad]
-    if not flowing:
-        return None
-    results, sent = [fields[o] for o in flowing], [upstreams[o] for o in flowing]
-    return torch.autograd.grad(results, x, sent, allow_unused=True)[0]
+    kept = (_LEAVES,)
+    return AutogradPair(
+        name, forward, backward, inputs, options, outputs, kept, saved, slotted, function
+    )
 
 
 def _name(function: Callable[..., Any]) -> str:

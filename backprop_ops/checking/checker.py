@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import difflib
 import random
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -11,23 +13,26 @@ import torch
 from torch import Tensor
 
 from backprop_ops import context
-from backprop_ops.checking.autograd_pair import attached
+from backprop_ops.checking.autograd_pair import autograd_pair
 from backprop_ops.checking.diagnosis import likely_mistake
 from backprop_ops.checking.differences import Differences
 from backprop_ops.checking.evidence import Evidence
 from backprop_ops.checking.judging import Undifferentiable, autograd
-from backprop_ops.checking.properties import Finding, Inspector
+from backprop_ops.checking.properties import PROPERTIES, Finding, Inspector, Outside
 from backprop_ops.checking.report import BackwardError, Failure, Report
 from backprop_ops.checking.shrinking import code, shrunk
 from backprop_ops.checking.surroundings import calls
-from backprop_ops.checking.variations import Case, in_precision, smaller, variations
-from backprop_ops.comparison import Comparison
-from backprop_ops.pair import Pair, function_name, make_record
-
-PROPERTIES = frozenset(
-    """bind call count shape dtype purity alias zero linearity layout value repeat
-    state""".split()  # noqa: SIM905  # reads better
+from backprop_ops.checking.variations import (
+    FAMILIES,
+    Case,
+    in_precision,
+    outputs_of,
+    smaller,
+    variations,
 )
+from backprop_ops.comparison import Comparison
+from backprop_ops.leaves import copied
+from backprop_ops.pair import Pair, function_name, make_record
 
 
 def check(
@@ -47,7 +52,10 @@ def check(
     arguments, ``kwargs`` its keyword-only ones; on any device, where everything derived stays.
     ``reference``: another forward that autograd can differentiate, for one that it cannot; without
     one, finite differences judge. ``seed``: of what is drawn; a fresh one unless given, and the
-    report states it. ``skip``: properties and variations not to try, each listed in the notes.
+    report states it. ``skip``: what not to try, each listed in the notes: properties and families
+    of variations by name, and single variations by their text in a report. An unknown name is a
+    ValueError. An unknown text is not, since another sample may have that variation: a note says
+    which one is like it.
 
     Raises PairError where the two are no pair, TypeError or ValueError where the sample is none.
     """
@@ -64,20 +72,14 @@ def check(
         raise TypeError(f"seed must be an integer, came {_type(seed)}")
     if reference is not None and not callable(reference):
         raise TypeError(f"reference must be a function, came {_type(reference)}")
-    skipped = _names(skip).union(*map(_names, context.current.skips))
+    skipped = _skipped(skip, *context.current.skips)
     seed = context.current.seed if seed is None else seed
     seed = random.SystemRandom().getrandbits(32) if seed is None else seed
     pair, arguments = _bind(forward, backward, args, kwargs)
     judged_by = pair if backward is not None else None
     if reference is not None:
-        judged_by = _referring(pair, reference)
-        try:
-            judged_by.call(arguments)
-        except Exception as error:
-            raise ValueError(
-                f"{function_name(reference)}, the reference, raises {_type(error)} on the sample: "
-                f"{error}"
-            ) from error
+        with _on_the_sample(reference, "reference"):
+            judged_by = _in_its_mode(_referring(pair, reference), arguments)
     report = _Check(pair, Inspector(pair, judged_by, skipped), skipped, seed).report(arguments)
     context.current.observe(report)
     return report
@@ -109,6 +111,7 @@ class _Check:
         self.skip = skip
         self.seed = seed
         self.skipped: set[str] = set()
+        self.tried: dict[str, None] = {}  # variations by their text, those that were skipped too
         self.failures: list[Failure] = []
         self.notes: dict[str, None] = {}
 
@@ -120,8 +123,13 @@ class _Check:
         self._ask(sample)
         if not self.failures:  # what fails on the sample itself fails on most variations of it too
             self._ask_variations(sample)
-        for name in sorted(self.skipped | (self.skip & PROPERTIES)):
+        for name in sorted(self.skipped | self.skip.intersection(PROPERTIES)):
             self.notes[f"skipped: {name}"] = None
+        for name in sorted(self.skip.difference(self.skipped, PROPERTIES, FAMILIES)):
+            near = difflib.get_close_matches(name, self.tried, n=1, cutoff=0.8)
+            if near:
+                note = f"nothing to skip: no variation is {name!r}: did you mean {near[0]!r}?"
+                self.notes[note] = None
         leaves = tuple(self.pair.leaves(arguments))
         vacuous = tuple(f"d{name}" for name in leaves if name not in self.inspector.judged)
         if self.failures:
@@ -215,20 +223,24 @@ class _Check:
         self.skipped |= {"calls"} & self.skip
         if not {"calls", "state"} & self.skip:
             for variation, finding in calls(self.inspector, base, other):
-                self._add(finding, Case(variation, "calls", base.arguments, base.seed))
-                return
-        for name in sorted(self.skip - self.skipped - PROPERTIES):
-            self.notes[f"nothing to skip: {name!r} is no property, and no variation of this"] = None
+                case = Case(variation, "calls", base.arguments, base.seed)
+                if not self._skips(case):
+                    self._add(finding, case)
+                    return
 
     def _variations(self, base: Case, generator: torch.Generator) -> Iterator[Case]:
         for case in variations(self.pair, base, generator):
-            names = {case.family, str(case.variation)}
-            if case.family == "layouts":
-                names.add("layout")
-            skipped = names & self.skip
-            self.skipped |= skipped
-            if not skipped:
+            if not self._skips(case):
                 yield case
+
+    def _skips(self, case: Case) -> bool:
+        self.tried[str(case.variation)] = None
+        names = {case.family, str(case.variation)}
+        if case.family == "layouts":
+            names.add("layout")
+        skipped = names & self.skip
+        self.skipped |= skipped
+        return bool(skipped)
 
     def _full_size(self, sample: Case, base: Case) -> Iterator[Case]:
         """Layouts of a large sample itself; all else is asked of a smaller one made of it."""
@@ -236,13 +248,15 @@ class _Check:
             for case in variations(self.pair, sample, torch.Generator()):
                 if case.family != "layouts" or "the upstream" not in str(case.variation):
                     return
-                skipped = {"layouts", "layout", str(case.variation)} & self.skip
-                self.skipped |= skipped
-                if not skipped:
+                if not self._skips(case):
                     yield case
 
     def _ask(self, case: Case) -> None:
-        for finding in self.inspector.findings(case):
+        try:
+            findings = self.inspector.findings(case)
+        except Outside:
+            return
+        for finding in findings:
             self._add(finding, case)
 
     def _add(self, finding: Finding, case: Case) -> None:
@@ -290,19 +304,18 @@ def _bind(
     for role, function in (("forward", forward), ("backward", backward)):
         if not callable(function) and not (role == "backward" and function is None):
             raise TypeError(f"{role} must be a function, came {_type(function)}")
-    try:
+    with _on_the_sample(forward, "forward"):
         result = forward(*args, **kwargs)
-    except Exception as error:
-        raise ValueError(
-            f"{name}, the forward, raises {_type(error)} on the sample: {error}"
-        ) from error
     if backward is None:
-        pair = attached(forward, args, kwargs, result)
+        pair: Pair = autograd_pair(forward, args, kwargs, result)
     else:
         record = type(result) if isinstance(result, tuple) and hasattr(result, "_fields") else None
         pair = Pair.bind(forward, backward, record)
     arguments = pair.arguments(args, kwargs)
-    fields = pair.fields(pair.call(arguments) if backward is None else result)
+    if backward is None:
+        with _on_the_sample(forward, "forward"):
+            result = pair.call(arguments)
+    fields = pair.fields(result)
     for output in pair.outputs:
         value = fields[output]
         if not isinstance(value, Tensor) or not value.is_floating_point():
@@ -317,7 +330,30 @@ def _bind(
         raise ValueError(f"{name}: complex inputs are not supported")
     if not pair.leaves(arguments):
         raise ValueError(f"{name}: the sample has no floating Tensor to take a gradient of")
-    return pair, arguments
+    with _on_the_sample(forward, "forward"):
+        return _in_its_mode(pair, arguments), arguments
+
+
+@contextmanager
+def _on_the_sample(function: Callable[..., Any], role: str) -> Iterator[None]:
+    """Whatever the function raises here refuses the sample; later it has no case."""
+    try:
+        yield
+    except Exception as error:
+        raise ValueError(
+            f"{function_name(function)}, the {role}, raises {_type(error)} on the sample: {error}"
+        ) from error
+
+
+def _in_its_mode(pair: Pair, arguments: Mapping[str, Any]) -> Pair:
+    """The pair, whose forward turns the gradient mode on if it raises without it."""
+    copies = copied(arguments)
+    try:
+        outputs_of(pair, copies)
+    except Exception:
+        pair = replace(pair, forward=torch.enable_grad()(pair.forward))
+        outputs_of(pair, copies)
+    return pair
 
 
 def _referring(pair: Pair, reference: Callable[..., Any]) -> Pair:
@@ -335,8 +371,16 @@ def _referring(pair: Pair, reference: Callable[..., Any]) -> Pair:
     return replace(pair, forward=forward)
 
 
-def _names(skip: str | Iterable[str]) -> frozenset[str]:
-    return frozenset((skip,) if isinstance(skip, str) else skip)
+def _skipped(*skips: str | Iterable[str]) -> frozenset[str]:
+    """All that is not to be tried; refused where a word is neither a property nor a family."""
+    names = frozenset(n for skip in skips for n in ((skip,) if isinstance(skip, str) else skip))
+    known = (*PROPERTIES, *FAMILIES)
+    for name in sorted(names.difference(known)):
+        if " " not in name and "=" not in name:  # as the text of every variation has
+            near = difflib.get_close_matches(name, known, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"the names are {', '.join(known)}"
+            raise ValueError(f"skip: {name!r} is no property and no family of variations: {hint}")
+    return names
 
 
 def _type(value: object) -> str:

@@ -66,6 +66,9 @@ class Judge(Protocol):
     def allowed(self, leaf: str, dtype: torch.dtype) -> Tensor:
         """How far rounding may take each entry."""
 
+    def proves(self, leaf: str, dtype: torch.dtype) -> bool:
+        """Whether some entry is more than rounding, or exactly zero."""
+
 
 class Autograd:
     """The right gradients of one call, worked out as far as a gradient makes it necessary.
@@ -149,6 +152,19 @@ class Autograd:
         self._draw(DRAWS[0])
         units = self._shifts[leaf] + self.expected[leaf].abs()
         return ALLOWED[dtype.itemsize] * finfo.eps * units + underflow(dtype)
+
+    def proves(self, leaf: str, dtype: torch.dtype) -> bool:
+        value = self.expected[leaf]
+        if not value.numel():
+            return False
+        largest = max(u.abs().amax().item() for u in self._upstreams.values() if u.numel())
+        for draws in range(1, DRAWS[-1] + 1):
+            self._draw(draws)
+            proving = proven(value, self.allowed(leaf, dtype), self._upstreams, dtype)
+            # One draw may leave as it is what another moves: a sum of terms that cancel.
+            if not proving.any() or value[proving].abs().amax() > JUMP * largest:
+                return bool(proving.any())
+        return True
 
     def interval(self, leaf: str) -> tuple[Tensor, Tensor]:
         corners = self._corners[leaf]
@@ -485,6 +501,18 @@ def autograd(pair: Pair, arguments: Arguments, upstreams: Mapping[str, Tensor]) 
 def underflow(dtype: torch.dtype) -> float:
     """What counts as zero: next to underflow numbers have no digits left."""
     return 64 * torch.finfo(dtype).tiny
+
+
+def proven(
+    value: Tensor, allowed: Tensor, upstreams: Mapping[str, Tensor], dtype: torch.dtype
+) -> Tensor:
+    """Where a gradient of zeros would be wrong, or anything but zero.
+
+    Where an upstream is zero, so are gradients, whatever the function.
+    """
+    dense = all(bool(upstream.all()) for upstream in upstreams.values())
+    exact = (value == 0) & (allowed <= 2 * underflow(dtype)) & dense
+    return value.isfinite() & ((value.abs() > allowed) | exact)
 
 
 def _jumps(value: Tensor, other: Tensor) -> Tensor:

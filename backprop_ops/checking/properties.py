@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import random
 import sys
+import typing
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
+from backprop_ops.checking.autograd_pair import AutogradPair
 from backprop_ops.checking.differences import Differences
 from backprop_ops.checking.judging import (
     Autograd,
@@ -20,20 +22,38 @@ from backprop_ops.checking.judging import (
     Leaves,
     Undifferentiable,
     Verdict,
-    underflow,
 )
-from backprop_ops.checking.variations import Case
+from backprop_ops.checking.variations import Case, holds_unnamed, outputs_of
 from backprop_ops.leaves import by_leaf, copied, in_dtype, parts, takes_gradient
 from backprop_ops.pair import Pair, PairError
 
 KEPT_ROUNDINGS = 16  # of kept values, that a gradient may be off by
+STRAIGHT = 0.99  # the cosine between two steps along one direction
 ALLOWED_APART = 64  # units of rounding by which two calls may differ, as atomics make them
+
+
+Property = Literal[
+    "call",
+    "count",
+    "shape",
+    "dtype",
+    "purity",
+    "alias",
+    "zero",
+    "linearity",
+    "layout",
+    "value",
+    "repeat",
+    "state",
+]
+"""What has to hold of a backward; that it can be bound is a condition of the check itself."""
+PROPERTIES: tuple[str, ...] = typing.get_args(Property)
 
 
 class Finding(NamedTuple):
     """Something that does not hold. ``mistake`` is what it is by itself, before any diagnosis."""
 
-    property: str
+    property: Property
     input: str | None
     message: str
     mistake: str | None = None
@@ -42,6 +62,10 @@ class Finding(NamedTuple):
 
 class BackwardRaises(Exception):  # noqa: N818  # what it is, to be reported
     """The backward raises; the message says what."""
+
+
+class Outside(Exception):  # noqa: N818  # as above
+    """The forward, its reference or its derivative has no value here: the backward needs none."""
 
 
 class Call(NamedTuple):
@@ -63,6 +87,7 @@ class Inspector:
     which some case proved something. ``disputed``: those on which the two judges disagree, so that
     what either says is right. ``earlier``: the arguments of the first case and of the last.
     ``left_changed``: what of torch's global state the backward did not leave as it found it.
+    ``differentiated``: whether autograd has judged a case.
     """
 
     pair: Pair
@@ -73,13 +98,27 @@ class Inspector:
     disputed: set[str] = field(default_factory=set)
     earlier: list[dict[str, Any]] = field(default_factory=list)
     left_changed: set[str] = field(default_factory=set)
+    differentiated: bool = False
 
     @property
     def backward(self) -> str:
         return f"{self.pair.name}_backward"
 
+    def quiet(self) -> Inspector:
+        """Another that judges alike, and whose cases leave nothing behind in this one."""
+        return Inspector(
+            self.pair,
+            self.reference,
+            self.skip,
+            disputed=self.disputed,
+            differentiated=self.differentiated,
+        )
+
     def findings(self, case: Case) -> list[Finding]:
-        """The first property that does not hold, once for every gradient of which it does not."""
+        """The first property that does not hold, once for every gradient of which it does not.
+
+        Raises Outside where a case is none.
+        """
         found: list[Finding] = []
         try:
             for finding in self._findings(case):
@@ -150,25 +189,32 @@ class Inspector:
             judge = Autograd(self.reference, arguments, upstreams)
             try:
                 judge.expected  # noqa: B018  # whether autograd sees through this call
-                return judge
             except Undifferentiable:
                 pass
+            except Exception:
+                if self.differentiated:  # so the case is the reason, not the forward
+                    raise
+            else:
+                self.differentiated = True
+                return judge
         return Differences(self.reference or self.pair, arguments, upstreams)
 
     def _findings(self, case: Case) -> Iterator[Finding]:
         before = copied(case.arguments)
-        call = self.call(case)
+        try:
+            call = self.call(case)
+            reference = self._reference_outputs(call)
+        except Exception as error:
+            raise Outside from error
         for name in _changed(call.arguments, before):
             message = f"{self.pair.name} itself writes to {name}"
             yield Finding("purity", None, message, "mutates-input")
-        yield from self._agrees_with_reference(call)
+        yield from self._agrees_with_reference(call, *reference)
 
         try:
             judge = self.judge(call.arguments, call.upstreams)
-        except Exception:
-            if case.variation is None:
-                raise
-            return  # the forward takes it, and means nothing by it: an index out of bounds
+        except Exception as error:  # the forward means nothing by it, as an index out of bounds
+            raise Outside from error
         given = {**call.arguments, **call.fields}
         given |= {f"d{name}": upstream for name, upstream in call.upstreams.items()}
         before = copied(given)
@@ -178,13 +224,17 @@ class Inspector:
             yield Finding("count", None, str(error), "wrong-count", _SLOTS)
             return
         except BackwardRaises as error:
-            # That a precision is lacking nobody will overlook, nor that a matrix is singular.
+            # Nobody overlooks a precision that is lacking, a singular matrix, or an index that
+            # neither the sample nor an option has.
             lacking = case.family == "precisions" and any(word in str(error) for word in _LACKING)
             singular = case.family == "values" and "LinAlgError" in str(error)
-            if lacking or singular:
-                when = str(case.variation)
-                what = when if lacking else f"when {when}"
-                self.notes[when if lacking else "singular"] = f"not asked {what}: {error}"
+            unnamed = case.family == "indices" and holds_unnamed(case)
+            when = str(case.variation)
+            if lacking:
+                self.notes[when] = f"not asked {when}: {error}"
+            elif singular or unnamed:
+                kind = "singular" if singular else "ignore_index"
+                self.notes.setdefault(kind, f"not asked when {when}: {error}")
             else:
                 yield Finding("call", None, str(error))
             return
@@ -216,20 +266,19 @@ class Inspector:
         yield from self._linearity(case, call, judge, values)
         yield from self._values(call, judge, values)
 
-    def _agrees_with_reference(self, call: Call) -> Iterator[Finding]:
-        """The outputs are compared first: of another function there is nothing to ask."""
+    def _reference_outputs(self, call: Call) -> tuple[Leaves, Leaves]:
+        """What the reference returns, in the call's precision and in float64; {} without one."""
         if self.reference is None or self.reference.forward is self.pair.forward:
-            return
-        reference = self.reference
-        with torch.no_grad():
-            try:
-                exact = reference.fields(reference.call(in_dtype(call.arguments, torch.float64)))
-                own = reference.fields(reference.call(call.arguments))
-            except Exception as error:
-                message = f"the reference of {self.pair.name} raises {type_name(error)}: {error}"
-                yield Finding("call", None, message)
-                return
-        for name in self.pair.outputs:
+            return {}, {}
+        own = outputs_of(self.reference, call.arguments)
+        try:
+            return own, outputs_of(self.reference, in_dtype(call.arguments, torch.float64))
+        except Exception:  # a reference that does not take float64
+            return own, own
+
+    def _agrees_with_reference(self, call: Call, own: Leaves, exact: Leaves) -> Iterator[Finding]:
+        """The outputs are compared first: of another function there is nothing to ask."""
+        for name in own:
             output, expected = call.fields[name].double(), exact[name].double()
             if output.shape != expected.shape:
                 message = (
@@ -369,19 +418,29 @@ class Inspector:
                 yield Finding("state", name, message, "nondeterministic", explanation)
             elif apart(value, again.get(name)):
                 message = f"d{name} is another at a second call on the same values"
-                with _same_randomness():
-                    once = self.gradients(call)[name].clone()
-                with _same_randomness():
-                    twice = self.gradients(call)[name]
-                if apart(once, twice):
-                    explanation = "something is kept between calls"
-                    yield Finding("repeat", name, message, "state", explanation)
-                else:
-                    explanation = "it draws random numbers; what was drawn forward has to be kept"
-                    yield Finding("repeat", name, message, "nondeterministic", explanation)
+                yield Finding("repeat", name, message, *self._why_not_repeated(call, name))
             elif apart(value, poisoned.get(name)):
                 message = f"d{name} is another at a later call on the same values"
-                yield Finding("repeat", name, message, "state", "something is kept between calls")
+                yield Finding("repeat", name, message, "state", LATER)
+
+    def _why_not_repeated(self, call: Call, name: str) -> tuple[str, str]:
+        """The mistake and a sentence, for a gradient that differs between two equal calls."""
+        values = []
+        for seed in (0, 0, 0, 1):
+            with _same_randomness(seed):
+                values.append(self.gradients(call)[name].double())
+        first, second, third, other_seed = values
+        if apart(first, second):
+            # A running sum or a counter moves every entry along one direction; a race does not.
+            steps = (second - first).flatten(), (third - second).flatten()
+            if torch.cosine_similarity(*steps, dim=0).abs() > STRAIGHT:
+                return "state", LATER
+            explanation = "no seed decides it: threads race, or it has a generator of its own"
+            return "nondeterministic", explanation
+        if apart(first, other_seed):
+            explanation = "it draws random numbers; what was drawn forward has to be kept"
+            return "nondeterministic", explanation
+        return "state", LATER
 
     def _global_randomness(self, call: Call) -> Iterator[Finding]:
         """Drawing is no harm, as a sum in random order may, but seeding is: of all that follows."""
@@ -472,7 +531,7 @@ class Inspector:
     def _moved_by_rounding_of_kept(self, call: Call) -> Leaves:
         """How far each entry moves, per eps, as the kept values do, all worked out in float64."""
         kept = [f for f in call.fields if f in self.pair.saved and takes_gradient(call.fields[f])]
-        if not kept or hasattr(self.pair.forward, "__wrapped__"):
+        if not kept or isinstance(self.pair, AutogradPair):
             return {}
         size = 2.0**-30
         moved: Leaves = {}
@@ -508,12 +567,8 @@ class Inspector:
                 f"[{_number(least)}, {_number(most)}], {judge.source} "
                 f"{'says' if judge.source == 'autograd' else 'say'} {_number(value[at])}"
             )
-        if name not in self.judged and value.numel():
-            allowed = judge.allowed(name, gradient.dtype)
-            tiny = underflow(gradient.dtype)
-            proves = (value.abs() > allowed) | ((value == 0) & (allowed <= 2 * tiny))
-            if (proves & value.isfinite()).any():
-                self.judged.add(name)
+        if name not in self.judged and judge.proves(name, gradient.dtype):
+            self.judged.add(name)
 
     def _wrong(self, judge: Judge, name: str, gradient: Tensor) -> bool:
         return bool(judge.verdicts({name: gradient})[name].wrong.any())

@@ -11,10 +11,10 @@ from backprop_ops.comparison import Comparison
 class Failure:
     """One thing that is wrong with a backward.
 
-    ``property``: what does not hold, one of ``PROPERTIES``. ``variation``: how the case differs
-    from the caller's own sample, None where it is the sample. ``input``: the gradient's name, None
-    where it is of no one gradient. ``mistake``: the key of the likely mistake, or None, and
-    ``explanation`` a sentence on it. ``reproduce``: code that shows it at the smallest input found.
+    ``property``: what does not hold. ``variation``: how the case differs from the caller's own
+    sample, None where it is the sample. ``input``: the gradient's name, None where it is of no one
+    gradient. ``mistake``: the key of the likely mistake, or None, and ``explanation`` a sentence on
+    it. ``reproduce``: code that shows it at the smallest input found.
     """
 
     property: str
@@ -38,7 +38,7 @@ class Failure:
 
 @dataclass(frozen=True)
 class Report:
-    """What `check` found; true if nothing is wrong and something was proved.
+    """What `check` found; true if nothing is wrong and some gradient was proved.
 
     ``comparisons``: each gradient against the judge's, on the caller's own sample in its own
     precision. ``vacuous``: the gradients of which no case could prove anything.
@@ -59,13 +59,29 @@ class Report:
     def proves_nothing(self) -> bool:
         return bool(self.comparisons) and len(self.vacuous) == len(self.comparisons)
 
+    @property
+    def verdict(self) -> str:
+        """``correct``, ``correct, but nothing proves db``, ``vacuous`` or ``wrong``."""
+        if self.failures:
+            return "wrong"
+        if self.proves_nothing:
+            return "vacuous"
+        unproved = " and ".join(self.vacuous)
+        return f"correct, but nothing proves {unproved}" if unproved else "correct"
+
+    @property
+    def table(self) -> list[str]:
+        """The lecture's line of each gradient, with a word after it where nothing proves it."""
+        return [
+            f"{row} | vacuous" if row.name in self.vacuous else f"{row}" for row in self.comparisons
+        ]
+
     def __bool__(self) -> bool:
         return self.ok
 
     def __str__(self) -> str:
-        verdict = "wrong" if self.failures else "vacuous" if self.proves_nothing else "correct"
-        head = f"{self.name}: {verdict}"
-        table = [f"  {comparison}" for comparison in self.comparisons]
+        head = f"{self.name}: {self.verdict}"
+        table = [f"  {line}" for line in self.table]
         notes = [*self.notes, f"seed {self.seed}"]
         return "\n".join([head, *table, *map(str, self.failures), *map("note: {}".format, notes)])
 

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from backprop_ops.checking.autograd_pair import AutogradPair
 from backprop_ops.checking.judging import Autograd
 from backprop_ops.checking.properties import Call, Finding, Inspector
 from backprop_ops.checking.variations import Case, accepts, cut, elements, groups, size_of
@@ -26,8 +27,7 @@ def shrunk(inspector: Inspector, case: Case, finding: Finding) -> tuple[Case, Fi
 
     Greedy: sizes down, values towards small integers, the upstream towards one-hot.
     """
-    quiet = Inspector(inspector.pair, inspector.reference, inspector.skip)
-    quiet.disputed = inspector.disputed
+    quiet = inspector.quiet()
 
     def fails(candidate: Case) -> Finding | None:
         try:
@@ -101,9 +101,8 @@ def code(inspector: Inspector, case: Case, finding: Finding) -> str:
     pair, call = inspector.pair, inspector.call(case)
     if elements(case.arguments) > MOST_PRINTED:
         return f"# {elements(case.arguments)} elements: check again with the seed of this report"
-    function = getattr(pair.forward, "__wrapped__", None)
-    if function is not None:
-        return _attached_code(pair, call, function)
+    if isinstance(pair, AutogradPair):
+        return _autograd_code(pair, call)
     by_autograd = (
         finding.property in ("value", "layout", "linearity", "zero", "count", "shape")
         and inspector.reference is not None
@@ -150,9 +149,9 @@ def code(inspector: Inspector, case: Case, finding: Finding) -> str:
     return "\n".join(lines)
 
 
-def _attached_code(pair: Pair, call: Call, function: Any) -> str:
+def _autograd_code(pair: AutogradPair, call: Call) -> str:
     """The same for a function whose backward is autograd's."""
-    is_function = isinstance(getattr(function, "__self__", None), type)
+    is_function = isinstance(getattr(pair.function, "__self__", None), type)
     leaves = pair.leaves(call.arguments)
     lines = ["import torch", f"# {pair.name}: as it was given to check"]
     for name in (*pair.inputs, *pair.options):

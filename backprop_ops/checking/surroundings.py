@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from backprop_ops.checking.autograd_pair import gradient_alone
+from backprop_ops.checking.autograd_pair import AutogradPair
 from backprop_ops.checking.properties import (
     LATER,
     OTHERS,
@@ -67,20 +67,20 @@ def calls(inspector: Inspector, sample: Case, other: Case) -> Iterator[tuple[str
                         explanation = "whoever calls it adds up: return the gradient"
                         finding = Finding("state", name, message, "mutates-input", explanation)
                         yield "the inputs require gradients", finding
-    if len(plain) > 1 and hasattr(inspector.pair.forward, "__wrapped__"):
-        yield from _each_alone(inspector, call, plain)
+    if len(plain) > 1 and isinstance(inspector.pair, AutogradPair):
+        yield from _each_alone(inspector, inspector.pair, call, plain)
     yield from _after_another_call(inspector, call, other, differing)
     yield from _updated_in_place(inspector, sample)
 
 
 def _each_alone(
-    inspector: Inspector, call: Call, plain: Mapping[str, Tensor]
+    inspector: Inspector, pair: AutogradPair, call: Call, plain: Mapping[str, Tensor]
 ) -> Iterator[tuple[str, Finding]]:
     """As where all other inputs are frozen."""
     for name, value in plain.items():
         variation = f"{name} alone requires a gradient"
         try:
-            alone = gradient_alone(inspector.pair, call.arguments, name, call.upstreams)
+            alone = pair.gradient_alone(call.arguments, name, call.upstreams)
         except Exception as error:
             message = f"{inspector.backward} raises {type_name(error)}: {first_line(error)}"
             yield variation, Finding("state", name, message, "state", OTHERS)
@@ -136,6 +136,6 @@ def _needing_gradients(inspector: Inspector, call: Call) -> Call | None:
     try:
         with torch.enable_grad():
             result = inspector.pair.call(arguments)
-    except RuntimeError:  # a forward that autograd cannot follow
+    except Exception:  # a forward that autograd cannot follow
         return None
     return Call(arguments, result, inspector.pair.fields(result), call.upstreams)

@@ -11,7 +11,7 @@ import typing
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -21,6 +21,20 @@ from backprop_ops.leaves import Arguments, mapped, parts, replaced, takes_gradie
 from backprop_ops.pair import Pair, parameter_hints
 
 Change = Callable[[Tensor], Tensor]
+
+Family = Literal[
+    "upstreams",
+    "layouts",
+    "options",
+    "indices",
+    "values",
+    "inputs",
+    "sizes",
+    "precisions",
+    "calls",
+]
+"""What kind of variation a case is; `surroundings.calls` makes the last kind."""
+FAMILIES: tuple[str, ...] = typing.get_args(Family)
 
 BEYOND_BLOCKS = (129, 1025)  # where a kernel that works in blocks has a tail
 MOST_ELEMENTS = 2**13  # of a sample that is made larger
@@ -35,6 +49,7 @@ WORDS = (
     *("none", "mean", "sum", "batchmean", "reflect", "replicate", "circular", "constant"),
     *("relu", "tanh", "sigmoid", "gelu", "silu"),
 )
+IGNORED = -100  # torch's ignore_index where a forward names none
 PRECISIONS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
 
@@ -48,7 +63,7 @@ class Case:
     """
 
     variation: str | None
-    family: str
+    family: Family | Literal["sample", "contiguous"]
     arguments: Arguments
     seed: int
     change: Change | None = None
@@ -189,7 +204,7 @@ def _accepted(pair: Pair, cases: Iterator[Case]) -> Iterator[Case]:
 
 
 def _upstreams(pair: Pair, sample: Case) -> Iterator[Case]:
-    def case(name: str, change: Change | None, family: str = "upstreams") -> Case:
+    def case(name: str, change: Change | None, family: Family = "upstreams") -> Case:
         return replace(sample, variation=f"the upstream is {name}", family=family, change=change)
 
     def one_hot(upstream: Tensor) -> Tensor:
@@ -257,7 +272,8 @@ def _expanded(pair: Pair, sample: Case) -> Iterator[Case]:
                 arguments = replaced(sample.arguments, {name: expanded})
                 plain = replaced(sample.arguments, {name: expanded.contiguous()})
                 # Some of torch's own forwards give something else of a memory that repeats.
-                if accepts(pair, arguments) and _same_outputs(pair, plain, arguments):
+                taken = accepts(pair, plain) and accepts(pair, arguments)
+                if taken and _same_outputs(pair, plain, arguments):
                     variation = f"{name} is expanded along dimension {d}"
                     yield replace(
                         sample, variation=variation, family="layouts", arguments=arguments
@@ -437,7 +453,7 @@ def _whole_numbers(value: list[int]) -> Iterator[list[int]]:
 def _words(*functions: Any) -> list[str]:
     """The strings in the functions' code, which are what textual options may be."""
     words = set(WORDS)
-    for function in functions:
+    for function in map(inspect.unwrap, functions):
         constants = getattr(getattr(function, "__code__", None), "co_consts", ())
         nested = [c if isinstance(c, (tuple, frozenset)) else (c,) for c in constants[1:]]
         words |= {c for part in nested for c in part if isinstance(c, str) and c.isidentifier()}
@@ -471,8 +487,8 @@ def _indices(pair: Pair, sample: Case, generator: torch.Generator) -> Iterator[C
             yield case(f"is drawn from {size} numbers", drawn_numbers)
             in_turn = torch.arange(index.numel()).reshape(index.shape) % max(size, 1)
             yield case(f"goes through {size} numbers in turn", in_turn)
-        # Of a table of a hundred rows -100 is one.
-        unnamed = {"torch's ignore_index": -100} if max(sizes) < 100 else {}
+        # A table of a hundred rows has a row -100.
+        unnamed = {"torch's ignore_index": IGNORED} if max(sizes) < -IGNORED else {}
         for option, number in {**numbers, **unnamed}.items():
             among = _copied(index)
             among.view(-1)[::2] = number
@@ -547,7 +563,9 @@ def _contents(
             yield f"up to {bound} and positive", uniform(0, float(bound))
         yield "of every magnitude", 10 ** uniform(-8, 8) * (whole(0, 1) * 2 - 1)
         yield "of every magnitude and positive", 10 ** uniform(-8, 8)
-        for number in (0.0, 90.0, -90.0, 1e4, float("-inf")):
+        # As masked scores hold it: elsewhere a forward seldom means it.
+        infinite = (float("-inf"),) if x.isneginf().any() else ()
+        for number in (0.0, 90.0, -90.0, 1e4, *infinite):
             yield f"as it was, one element {number:g}", one(number)
         yield "nearly equal", 0.5 + uniform(-1, 1) * 2.0**-9
         yield "next to zero", uniform(-1, 1) * 2.0**-13
@@ -724,13 +742,22 @@ def _fitting(cases: list[Case]) -> list[Case]:
     return [case for case in _by_elements(cases) if elements(case.arguments) <= MOST_VARIED]
 
 
-def _with(sample: Case, family: str, what: str, changes: Arguments) -> Case:
+def _with(sample: Case, family: Family, what: str, changes: Arguments) -> Case:
     return _vary(sample, family, what, {**sample.arguments, **changes})
 
 
-def _vary(sample: Case, family: str, what: str, arguments: Arguments) -> Case:
+def _vary(sample: Case, family: Family, what: str, arguments: Arguments) -> Case:
     variation = what if sample.variation is None else f"{sample.variation}, and {what}"
     return replace(sample, variation=variation, family=family, arguments=arguments)
+
+
+def holds_unnamed(case: Case) -> bool:
+    """Whether an index holds torch's ignore_index, and no option says so."""
+    values = case.arguments.values()
+    named = any(type(value) is int and value == IGNORED for value in values)
+    return not named and any(
+        _is_index(value) and bool((value == IGNORED).any()) for value in values
+    )
 
 
 def _is_index(x: Any) -> bool:

@@ -96,12 +96,8 @@ def test_skip() -> None:
 
 
 def test_skip_is_in_the_notes() -> None:
-    report = check(square, lambda dout, x: 2 * x * dout, (X,), skip=("alias", "values", "valeus"))
-    assert set(report.notes) == {
-        "nothing to skip: 'valeus' is no property, and no variation of this",
-        "skipped: alias",
-        "skipped: values",
-    }
+    report = check(square, lambda dout, x: 2 * x * dout, (X,), skip=("alias", "values"))
+    assert set(report.notes) == {"skipped: alias", "skipped: values"}
 
 
 def test_the_callers_sample_is_left_alone() -> None:

@@ -1,0 +1,87 @@
+"""What `skip` names: properties, families and single variations."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+
+from backprop_ops import check
+from backprop_ops.checking.properties import PROPERTIES
+from backprop_ops.checking.variations import FAMILIES
+
+pytestmark = pytest.mark.usefixtures("unseen")
+
+X = torch.tensor([[0.5, -1.25, 2.0], [1.5, 0.75, -0.5]], dtype=torch.float64)
+
+
+def square(x):
+    return x * x
+
+
+def square_backward(dout, x):
+    return 2 * x * dout
+
+
+def never_called(x):
+    raise AssertionError(x)
+
+
+def without_gradient_mode(dout, x):
+    return 2 * x * dout * (1 if torch.is_grad_enabled() else 2)
+
+
+@pytest.mark.parametrize(
+    ("skip", "message"),
+    [
+        ("valeus", r"'valeus' is no .*: did you mean 'values'\?"),
+        (("layouts", "vlaue"), r"'vlaue' is no .*: did you mean 'value'\?"),
+        ("xyz", "'xyz' is no property and no family of variations: the names are call, count, "),
+        ("sample", "'sample' is no"),
+        ("bind", "'bind' is no"),
+        ("contiguous", "'contiguous' is no"),
+    ],
+)
+def test_an_unknown_name_is_refused_before_anything_is_called(skip: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        check(never_called, square_backward, (X,), skip=skip)
+
+
+def test_a_known_name_that_does_not_occur_is_no_news() -> None:
+    """There is no index here, no option, and no precision but one where that alone is tried."""
+    report = check(square, square_backward, (X,), skip=("indices", "options"), seed=0)
+    assert report.ok
+    assert not report.notes
+
+
+@pytest.mark.parametrize("name", [*PROPERTIES, *FAMILIES])
+def test_every_name(name: str) -> None:
+    report = check(square, square_backward, (X,), skip=name, seed=0)
+    absent = name in ("options", "indices", "inputs")
+    assert report.notes == (() if absent else (f"skipped: {name}",))
+
+
+@pytest.mark.parametrize(
+    ("backward", "text"),
+    [
+        (lambda dout, x: 2 * x * dout * (1 if x.any() else 2) + dout * ~x.any(), "x is zero"),
+        (without_gradient_mode, "torch.no_grad() is on"),
+    ],
+)
+def test_a_variation_by_its_text(backward: Callable[..., Any], text: str) -> None:
+    (failure,) = check(square, backward, (X,), seed=0).failures
+    assert failure.variation == text
+    report = check(square, backward, (X,), seed=0, skip=text)
+    assert f"skipped: {text}" in report.notes
+    assert text not in [failure.variation for failure in report.failures]
+
+
+def test_a_text_with_a_mistake() -> None:
+    """It may be a variation of another sample: a note, whether or not that variation fails."""
+    text = "the upstream is trasposed"
+    note = f"nothing to skip: no variation is {text!r}: did you mean 'the upstream is transposed'?"
+    for backward in (square_backward, lambda dout, x: 2 * x * dout.reshape(-1).view_as(x)):
+        assert note in check(square, backward, (X,), seed=0, skip=text).notes
+    assert not check(square, square_backward, (X,), seed=0, skip="gain=0.25").notes
