@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from backprop_ops._torch import transforms_active
+
 CACHED = 2**17  # elements: half a MiB in float32, which the cache of one core holds
 
 
@@ -15,8 +17,4 @@ def in_cache(x: Tensor) -> bool:
     in-place operations are missing and a tensor does not say that autograd records it, every step
     has its own array too.
     """
-    return (
-        torch.compiler.is_compiling()
-        or x.numel() <= CACHED
-        or torch._C._are_functorch_transforms_active()
-    )
+    return torch.compiler.is_compiling() or x.numel() <= CACHED or transforms_active()
