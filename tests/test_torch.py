@@ -103,6 +103,13 @@ def test_singular_for_numpy() -> None:
     assert _torch.is_singular(raised.value)
 
 
+def test_import_without_numpy_warns() -> None:
+    """The start of the warning is what the command line and pytest's configuration ignore."""
+    program = "import sys; sys.modules['numpy'] = None; import torch"
+    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert "UserWarning: Failed to initialize NumPy" in run.stderr
+
+
 class Operations(_torch.DispatchMode):
     def __init__(self) -> None:
         super().__init__()

@@ -605,7 +605,7 @@ def _memory(x: Tensor) -> int:
 @contextmanager
 def _uninitialised_is_nan() -> Iterator[None]:
     """``torch.empty`` and its like give nan, so that what reads them shows."""
-    # As torch.use_deterministic_algorithms, which imports the compiler for two seconds.
+    # torch.use_deterministic_algorithms would import the compiler, which takes two seconds.
     was = torch.get_deterministic_debug_mode()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
