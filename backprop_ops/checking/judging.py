@@ -19,11 +19,17 @@ from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
-from torch._decomp import decomposition_table
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_flatten, tree_map
 
-from backprop_ops.leaves import Arguments, in_dtype, replaced
+from backprop_ops._torch import (
+    DispatchMode,
+    aliases,
+    autograd_refuses,
+    decomposition,
+    is_singular,
+    is_zero_tensor,
+    lacks_derivative,
+)
+from backprop_ops.leaves import Arguments, in_dtype, mapped, parts, replaced
 from backprop_ops.pair import Pair
 
 # Units of rounding by which a sound formula may differ from autograd's, by the bytes of a number:
@@ -224,7 +230,7 @@ class Autograd:
                 coarse = self._rounded(salt, 16 * self._small)
             except Exception as error:  # at the edge of its domain, as a probability of 1
                 self._drawn += 1
-                if "singular" in str(error) or "definite" in str(error):  # up to rounding
+                if is_singular(error):  # up to rounding
                     self._shifts.update((n, torch.inf + s) for n, s in self._shifts.items())
                 continue
             if self._vanished and self._small < SMALL_IN_FLOAT32:
@@ -475,7 +481,7 @@ def autograd(pair: Pair, arguments: Arguments, upstreams: Mapping[str, Tensor]) 
         try:
             fields = pair.fields(pair.call(replaced(arguments, leaves)))
         except RuntimeError as error:
-            if "requires grad" in str(error):  # as Tensor.numpy says, and writing to a leaf
+            if autograd_refuses(error):
                 raise Undifferentiable from error
             raise
         flowing = [name for name in pair.outputs if fields[name].requires_grad]
@@ -489,7 +495,7 @@ def autograd(pair: Pair, arguments: Arguments, upstreams: Mapping[str, Tensor]) 
                 allow_unused=True,
             )
         except (RuntimeError, NotImplementedError) as error:
-            if "derivative" in str(error):  # as torch says of operations that have none
+            if lacks_derivative(error):
                 raise Undifferentiable from error
             raise
     return {
@@ -592,19 +598,11 @@ _PICKING = frozenset(
 """Operations that only pick or place numbers, and round nothing."""
 
 
-def _absolute(value: Any) -> Any:
-    floating = isinstance(value, Tensor) and value.is_floating_point()
-    return value.abs() if floating else value
+def _absolute(x: Tensor) -> Tensor:
+    return x.abs() if x.is_floating_point() else x
 
 
-class _Mode(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's is untyped
-    @classmethod
-    def _should_skip_dynamo(cls) -> bool:
-        """No: nothing here is compiled, and torch would import its compiler to skip it."""
-        return False
-
-
-class _Rounding(_Mode):
+class _Rounding(DispatchMode):  # type: ignore[no-untyped-call]  # torch's is untyped
     """Disturb the result of every operation that rounds, forward and backward.
 
     ``size``: the relative disturbance that stands for the eps ``finest``; what is computed in a
@@ -613,7 +611,7 @@ class _Rounding(_Mode):
     """
 
     def __init__(self, salt: int, size: float, finest: float, most: float) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]  # torch's is untyped
+        super().__init__()
         self.salt = salt
         self.size = size
         self.finest = finest
@@ -628,23 +626,22 @@ class _Rounding(_Mode):
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
         kwargs = kwargs or {}
-        schema, operation = func._schema, func.overloadpacket.__name__
-        places = schema.is_mutable or any(r.alias_info is not None for r in schema.returns)
-        if operation in _PICKING or places:
+        operation = func.overloadpacket.__name__
+        if operation in _PICKING or aliases(func):
             return func(*args, **kwargs)
         fused = operation.endswith(("_backward", "_backward_data")) or operation in _FUSED
-        if fused and func in decomposition_table:
-            with self:  # in its steps, each of which rounds
-                result = decomposition_table[func](*args, **kwargs)
+        steps = decomposition(func) if fused else None
+        if steps is not None:
+            with self:  # each step rounds
+                result = steps(*args, **kwargs)
             if result is not NotImplemented:
                 return result
         result = func(*args, **kwargs)
         self.salt += 1
 
-        def disturb(out: Any) -> Any:
-            strided = isinstance(out, Tensor) and out.layout == torch.strided
-            # Autograd's zeros have no memory, and no rounding.
-            if not strided or not out.is_floating_point() or out._is_zerotensor():
+        def disturb(out: Tensor) -> Tensor:
+            strided = out.layout == torch.strided
+            if not strided or not out.is_floating_point() or is_zero_tensor(out):
                 return out
             if operation not in _ROUNDING and ((out == 0) | (out == 1)).all():  # a mask
                 return out
@@ -655,14 +652,15 @@ class _Rounding(_Mode):
                 return out
             rounded = _rounded(out, self.salt, min(size, self.most))
             if operation in _SUMMING:  # each term rounds, however small the sum
-                terms = func(*tree_map(_absolute, args), **tree_map(_absolute, kwargs))
+                terms = func(*mapped(_absolute, args), **mapped(_absolute, kwargs))
                 rest = terms - out.abs()
                 rounded = rounded + min(size, self.most) * rest * _noise(out, self.salt + 1)
             # Of disturbed inputs exactly 1 comes only where a limit is reached, without rounding.
             rounded = torch.where(out.abs() == 1, out, rounded)
             if operation in _ROUNDING or out.numel() > SEARCHED:
                 return rounded
-            given = [v for v in tree_flatten((args, kwargs))[0] if isinstance(v, Tensor)]
+            given = [v for value in (*args, *kwargs.values()) for v in parts(value)]
+            given = [v for v in given if isinstance(v, Tensor)]
             known = [v for v in given if v.dtype == out.dtype and v.numel() <= SEARCHED]
             known = [v for v in known if v.layout == torch.strided]
             if not known:
@@ -671,4 +669,4 @@ class _Rounding(_Mode):
             numbers = torch.cat([v.abs().flatten() for v in known])
             return torch.where(torch.isin(out.abs(), numbers), out, rounded)
 
-        return disturb(result) if isinstance(result, Tensor) else tree_map(disturb, result)
+        return mapped(disturb, result)

@@ -14,6 +14,12 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 
+from backprop_ops._torch import (
+    compiled_for_other_mode,
+    is_singular,
+    is_zero_tensor,
+    lacks_precision,
+)
 from backprop_ops.checking.autograd_pair import AutogradPair
 from backprop_ops.checking.differences import Differences
 from backprop_ops.checking.judging import (
@@ -226,8 +232,8 @@ class Inspector:
         except BackwardRaises as error:
             # Nobody overlooks a precision that is lacking, a singular matrix, or an index that
             # neither the sample nor an option has.
-            lacking = case.family == "precisions" and any(word in str(error) for word in _LACKING)
-            singular = case.family == "values" and "LinAlgError" in str(error)
+            lacking = case.family == "precisions" and lacks_precision(error.__cause__)
+            singular = case.family == "values" and is_singular(error.__cause__)
             unnamed = case.family == "indices" and holds_unnamed(case)
             when = str(case.variation)
             if lacking:
@@ -406,7 +412,7 @@ class Inspector:
             with _uninitialised_is_nan():
                 poisoned = self.gradients(call)
         except BackwardRaises as error:
-            if "deterministic" not in str(error):  # as what was compiled says of another mode
+            if not compiled_for_other_mode(error.__cause__):
                 raise
             poisoned = again
         for name, value in values.items():
@@ -576,15 +582,14 @@ class Inspector:
 
 _SURROUNDINGS: Mapping[str, tuple[Callable[[], Any], Callable[[Any], Any]]] = {
     "the default dtype": (torch.get_default_dtype, torch.set_default_dtype),
-    "the gradient mode": (torch.is_grad_enabled, torch._C._set_grad_enabled),
+    "the gradient mode": (torch.is_grad_enabled, torch.set_grad_enabled),
     "the number of threads": (torch.get_num_threads, torch.set_num_threads),
     "the deterministic mode": (
-        torch.are_deterministic_algorithms_enabled,
-        torch._C._set_deterministic_algorithms,
+        torch.get_deterministic_debug_mode,
+        torch.set_deterministic_debug_mode,
     ),
 }
 """Global state, and how it is read and set."""
-_LACKING = ("not implemented", "support")  # as torch says it, and who writes a kernel
 _SLOTS = "each input has one place in what is returned, in the forward's order; a sequence a tuple"
 LATER = "something is kept between calls"
 OTHERS = "it depends on something else than its arguments"
@@ -647,7 +652,7 @@ def _same_bytes(x: Tensor, y: Tensor) -> bool:
 
 def _memory(x: Tensor) -> int:
     """Where a tensor's numbers are; 0 for one that has none of its own, as autograd's zeros."""
-    if x.layout != torch.strided or x._is_zerotensor():
+    if x.layout != torch.strided or is_zero_tensor(x):
         return 0
     return x.untyped_storage().data_ptr()
 
@@ -655,17 +660,15 @@ def _memory(x: Tensor) -> int:
 @contextmanager
 def _uninitialised_is_nan() -> Iterator[None]:
     """``torch.empty`` and its like give nan, so that what reads them shows."""
-    was = torch.are_deterministic_algorithms_enabled()
-    warns = torch.is_deterministic_algorithms_warn_only_enabled()
-    # What torch.use_deterministic_algorithms calls, after two seconds of importing the compiler.
-    switch = torch._C._set_deterministic_algorithms
+    # torch.use_deterministic_algorithms would import the compiler, which takes two seconds.
+    was = torch.get_deterministic_debug_mode()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        switch(True, warn_only=True)
+        torch.set_deterministic_debug_mode("warn")
         try:
             yield
         finally:
-            switch(was, warn_only=warns)
+            torch.set_deterministic_debug_mode(was)
 
 
 @contextmanager

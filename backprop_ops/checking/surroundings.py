@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from backprop_ops._torch import autograd_refuses
 from backprop_ops.checking.autograd_pair import AutogradPair
 from backprop_ops.checking.properties import (
     LATER,
@@ -53,9 +54,7 @@ def calls(inspector: Inspector, sample: Case, other: Case) -> Iterator[tuple[str
             try:
                 gradients = inspector.gradients(needing)
             except BackwardRaises as error:
-                # Autograd wants inputs detached for numpy, and forbids some writing in place,
-                # also to what is the function's own.
-                if not any(word in str(error) for word in ("requires grad", "inplace")):
+                if not autograd_refuses(error.__cause__):
                     finding = Finding("state", None, str(error), "state", OTHERS)
                     yield "the inputs require gradients", finding
             else:

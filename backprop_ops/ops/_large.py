@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
+from backprop_ops._torch import transforms_active
 from backprop_ops.ops._precision import cast, wide, wide_dtype
 
 CACHED = 2**17  # elements: half a MiB in float32, which the cache of one core holds
@@ -30,7 +31,7 @@ def in_one_piece(*arrays: Tensor) -> bool:
         arrays[0].numel() <= CACHED
         or arrays[0].dim() < 2
         or torch.compiler.is_compiling()
-        or torch._C._are_functorch_transforms_active()
+        or transforms_active()
         or (torch.is_grad_enabled() and any(array.requires_grad for array in arrays))
     )
 

@@ -170,9 +170,14 @@ def _send(sender: Connection, function: Callable[..., Any], *args: str) -> None:
         sender.send(function(*args))
 
 
+def full_name(op: Any) -> str:
+    """As OpInfo.full_name, which torch 2.4 lacks."""
+    return ".".join(filter(None, (op.name, op.variant_test_name)))
+
+
 def _op_db() -> dict[str, Any]:
     return {
-        op.full_name: op
+        full_name(op): op
         for op in importlib.import_module(OP_DB).op_db
         if op.supports_autograd and torch.float64 in op.dtypes
     }
@@ -293,9 +298,9 @@ def wrap(op: Any, sample: Any) -> Wrapped:
             allow_unused=True,
         )
 
-    forward.__name__ = op.full_name
+    forward.__name__ = full_name(op)
     forward.__signature__ = _signature(inputs, constants)  # type: ignore[attr-defined]
-    backward.__name__ = f"{op.full_name}_backward"
+    backward.__name__ = f"{forward.__name__}_backward"
     backward.__signature__ = _signature(  # type: ignore[attr-defined]
         [*(f"d{name}" for name in names), *inputs], constants
     )

@@ -71,13 +71,13 @@ def other_content(file: Path) -> None:
 
 
 def wrong_shape(file: Path) -> None:
-    content = torch.load(file)
+    content = torch.load(file, weights_only=True)
     content["parameters"]["W2"] = torch.ones(2, 2)
     torch.save(content, file)
 
 
 def other_format(file: Path) -> None:
-    torch.save({**torch.load(file), "format": 99}, file)
+    torch.save({**torch.load(file, weights_only=True), "format": 99}, file)
 
 
 @pytest.mark.parametrize("spoil", [damaged, text, other_content, wrong_shape, other_format])

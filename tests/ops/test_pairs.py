@@ -108,6 +108,8 @@ def test_beyond_the_cache(
     assert report, str(report)
 
 
+# torch 2.4 has no batching rule for scatter_add_, and loops over it.
+@pytest.mark.filterwarnings("ignore:There is a performance drop:UserWarning")
 @pytest.mark.parametrize("cached", [memory.CACHED, 2])
 @pytest.mark.parametrize(("pair", "sample"), SAMPLES)
 def test_vmap(pair: Pair, sample: Sample, cached: int, monkeypatch: pytest.MonkeyPatch) -> None:

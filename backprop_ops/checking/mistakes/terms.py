@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from backprop_ops._torch import operation_name
 from backprop_ops.broadcasting import sum_to
 from backprop_ops.checking.evidence import Evidence, Likely, counts, ratio_of
 from backprop_ops.checking.judging import Autograd
@@ -111,16 +112,11 @@ def _contributions(evidence: Evidence) -> Iterator[tuple[list[str], Tensor]]:
         ends = [following for following, _ in node.next_functions]
         edges = [[i] for i, end in enumerate(ends) if end is not None]
         for places in [*edges, *([[p for (p,) in edges]] if edges[1:] else [])]:
-            beyond = [_operation(ends[p]) for p in places if ends[p].next_functions]
-            operations = [_operation(node), *beyond]
+            beyond = [operation_name(ends[p]) for p in places if ends[p].next_functions]
+            operations = [operation_name(node), *beyond]
             contribution = evidence.expected - without(node, places)
             if contribution.any():
                 yield operations, contribution
-
-
-def _operation(node: Any) -> str:
-    """The name of a forward operation from that of its node: ``MeanBackward1`` is ``mean``."""
-    return str(node.name()).partition("Backward")[0].lower()
 
 
 def forgotten(evidence: Evidence) -> Iterator[Likely]:
