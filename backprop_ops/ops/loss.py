@@ -214,14 +214,15 @@ def _divisors(
 ) -> tuple[Tensor, Tensor]:
     """What the sum of the losses is divided by, and so each row, with one class; ∞ if ignored."""
     counted = target != ignore_index
+    dim = _class_dimension(scores)
     if reduction != "mean":
         total = scores.new_ones(())
     elif weight is None:
         total = counted.sum(dtype=scores.dtype)
     else:
-        row_weight = wide(weight)[target.masked_fill(~counted, 0)]
+        row_weight = wide(weight)[_classes(target, scores).squeeze(dim)]
         total = row_weight.masked_fill(~counted, 0).sum()
-    return total, torch.where(counted, total, math.inf).unsqueeze(_class_dimension(scores))
+    return total, torch.where(counted, total, math.inf).unsqueeze(dim)
 
 
 def _loss(

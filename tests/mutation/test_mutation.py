@@ -93,7 +93,7 @@ def test_name_and_signature_are_kept(pair: Pair) -> None:
         "tanh: dx: torch.addcmul → torch.addcdiv",
         "batchnorm: bracket.return: torch.mul(scale, …, out=out) → scale",  # in a function inside
         "batchnorm: _count.return: len(x) * x.shape[2:].numel() → x.shape[2:].numel()",  # in a function that it calls
-        "cross_entropy: _shares.share: scores.shape[_class_dimension(scores)] → scores.shape[0]",  # an index
+        "cross_entropy: _classes.return: scores.shape[dim] → scores.shape[0]",  # an index
         "cross_entropy: pull: 1 → 0",  # a constant
     ],
 )

@@ -29,18 +29,18 @@ WEIGHTS = positive("c")
 SAMPLES = {
     "nll_loss": [
         sample(real("n c"), ROWS),
-        sample(real("n c"), ROWS, weight=WEIGHTS, ignore_index=1),
+        sample(real("n c d"), EACH, weight=WEIGHTS, ignore_index=1),
         sample(real("n c d"), EACH, weight=WEIGHTS, reduction="sum"),
         sample(real("n c d"), EACH, ignore_index=0, reduction="none"),
         sample(real("n c"), ROWS, ignore_index=255),
-        sample(real("c"), index("", below="c")),
+        sample(real("c"), index("", below="c"), weight=WEIGHTS),
     ],
     "cross_entropy": [
         sample(real("n c"), ROWS),
         sample(real("n c"), ROWS, weight=WEIGHTS, ignore_index=1, label_smoothing=0.1),
         sample(real("n c d"), EACH, weight=WEIGHTS, reduction="sum", label_smoothing=0.1),
         sample(real("n c d"), EACH, ignore_index=0, reduction="none", label_smoothing=0.25),
-        sample(real("n c"), ROWS, weight=WEIGHTS, ignore_index=1),
+        sample(real("n c d"), EACH, weight=WEIGHTS, ignore_index=1),
         sample(real("n c"), ROWS, ignore_index=255),
         sample(real("c"), index("", below="c"), label_smoothing=0.5),
     ],
@@ -296,7 +296,8 @@ EQUIVALENT = {
             "nll_loss: dim: logprobs → -logprobs",
             "nll_loss: _, divisor: logprobs → -logprobs",
             "nll_loss: classes: logprobs → -logprobs",
-            "nll_loss: _divisors.return: scores → -scores",
+            "nll_loss: _divisors.dim: scores → -scores",
+            "nll_loss: _divisors.row_weight: scores → -scores",
             "nll_loss: _classes.dim: scores → -scores",
         ),
         "without wide() one more rounding, in bfloat16 and float16 alone": (
@@ -319,12 +320,13 @@ EQUIVALENT = {
         "of the three reductions the mean is the first in the alphabet": (
             "nll_loss: _divisors.if: reduction != 'mean' → reduction > 'mean'",
         ),
-        "an ignored row's class is not counted, whichever it is": (
-            "nll_loss: _divisors.row_weight: 0 → -1",
-        ),
+        "the sum is over all dimensions": ("nll_loss: _divisors.row_weight: scores → weight",),
         "the total is of use to the forward alone": (
             "nll_loss: _divisors.return: (total, …) → (None, …)",
             "nll_loss: _divisors.return: (total, …) → (0 * total, …)",
+            "nll_loss: _divisors.return: total → scores",
+            "nll_loss: _divisors.return: total → weight",
+            "nll_loss: _divisors.return: total → -total",
         ),
     },
     "cross_entropy": {

@@ -25,13 +25,13 @@ DIMENSIONS = [
 SAMPLES = {
     "sum": [
         sample(real("n c"), dim=1, keepdim=True),
-        sample(real("n c"), dim=0),
+        sample(real("n c d"), dim=1),
         sample(real("n c d"), dim=(0, -1)),
         sample(real("n c")),
     ],
     "mean": [
         sample(real("n c"), dim=0, keepdim=True),
-        sample(real("n c"), dim=-1),
+        sample(real("n c d"), dim=-2),
         sample(real("n c d"), dim=(0, 2), keepdim=True),
         sample(real("n c")),
     ],
