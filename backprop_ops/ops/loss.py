@@ -213,16 +213,14 @@ def _divisors(
     scores: Tensor, target: Tensor, weight: Tensor | None, ignore_index: int, reduction: str
 ) -> tuple[Tensor, Tensor]:
     """What the sum of the losses is divided by, and so each row, with one class; ∞ if ignored."""
-    counted = target != ignore_index
-    dim = _class_dimension(scores)
+    counted = (target != ignore_index).unsqueeze(_class_dimension(scores))
     if reduction != "mean":
         total = scores.new_ones(())
     elif weight is None:
         total = counted.sum(dtype=scores.dtype)
     else:
-        row_weight = wide(weight)[_classes(target, scores).squeeze(dim)]
-        total = row_weight.masked_fill(~counted, 0).sum()
-    return total, torch.where(counted, total, math.inf).unsqueeze(dim)
+        total = wide(weight)[_classes(target, scores)].masked_fill(~counted, 0).sum()
+    return total, torch.where(counted, total, math.inf)
 
 
 def _loss(

@@ -47,7 +47,7 @@ def every() -> dict[str, Mutant]:
 
 def test_names_are_unique(every: dict[str, Mutant]) -> None:
     assert len(every) == sum(len(mutants(pair)) for pair in pairs.values())
-    assert len({mutant.source for mutant in every.values()}) == len(every)
+    assert len({(mutant.pair.name, mutant.source) for mutant in every.values()}) == len(every)
 
 
 @pytest.mark.parametrize("pair", PAIRS)

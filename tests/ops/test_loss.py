@@ -296,13 +296,13 @@ EQUIVALENT = {
             "nll_loss: dim: logprobs → -logprobs",
             "nll_loss: _, divisor: logprobs → -logprobs",
             "nll_loss: classes: logprobs → -logprobs",
-            "nll_loss: _divisors.dim: scores → -scores",
-            "nll_loss: _divisors.row_weight: scores → -scores",
+            "nll_loss: _divisors.counted: scores → -scores",
+            "nll_loss: _divisors.total: scores → -scores",
             "nll_loss: _classes.dim: scores → -scores",
         ),
         "without wide() one more rounding, in bfloat16 and float16 alone": (
             "nll_loss: _, divisor: wide(logprobs) → logprobs",
-            "nll_loss: _divisors.row_weight: wide(weight) → weight",
+            "nll_loss: _divisors.total: wide(weight) → weight",
             "nll_loss: _weighted.return: wide(weight) → weight",
         ),
         "each place is named once, and was zero": (
@@ -320,7 +320,6 @@ EQUIVALENT = {
         "of the three reductions the mean is the first in the alphabet": (
             "nll_loss: _divisors.if: reduction != 'mean' → reduction > 'mean'",
         ),
-        "the sum is over all dimensions": ("nll_loss: _divisors.row_weight: scores → weight",),
         "the total is of use to the forward alone": (
             "nll_loss: _divisors.return: (total, …) → (None, …)",
             "nll_loss: _divisors.return: (total, …) → (0 * total, …)",
