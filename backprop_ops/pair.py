@@ -138,7 +138,7 @@ class Pair:
             return dict(zip(result._fields, result, strict=True))
         raise PairError(
             f"{self.name} must return a Tensor or a NamedTuple of Tensors, "
-            f"came {type(result).__name__}"
+            f"got {type(result).__name__}"
         )
 
     def slots(self, arguments: Mapping[str, Any]) -> tuple[str, ...]:
@@ -188,7 +188,7 @@ class Pair:
         elif isinstance(returned, (list, dict, str)):
             raise PairError(
                 f"{function_name(self.backward)} must return a Tensor or a tuple of them, "
-                f"came {type(returned).__name__}"
+                f"got {type(returned).__name__}"
             )
         if len(gradients) != len(slots):
             or_inputs = (

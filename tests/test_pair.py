@@ -236,7 +236,7 @@ def test_a_gradient_for_an_absent_input(returned: tuple[Any, ...]) -> None:
 
 
 def test_wrong_result() -> None:
-    with pytest.raises(PairError, match=r"out_of must return a Tensor or a NamedTuple.*came float"):
+    with pytest.raises(PairError, match=r"out_of must return a Tensor or a NamedTuple.*got float"):
         Pair.bind(out_of, lambda dout: dout).fields(1.0)
 
 

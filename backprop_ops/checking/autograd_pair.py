@@ -51,7 +51,7 @@ def autograd_pair(
     named = _named(name, result)
     outputs = tuple(o for o, v in named.items() if takes_gradient(v))
     if not outputs:
-        raise TypeError(f"{name} must return a Tensor or a tuple of Tensors, came {type(result)}")
+        raise TypeError(f"{name} must return a Tensor or a tuple of Tensors, got {type(result)}")
     record: Any = make_record("Attached", (*outputs, _LEAVES))
 
     def forward(*inputs: Any, **options: Any) -> Any:
@@ -127,7 +127,7 @@ def _named(name: str, result: Any) -> dict[str, Any]:
         return dict(zip(result._fields, result, strict=True))
     if isinstance(result, (tuple, list)):
         return {f"out{i}": value for i, value in enumerate(result)}
-    raise TypeError(f"{name} must return a Tensor or a tuple of Tensors, came {type(result)}")
+    raise TypeError(f"{name} must return a Tensor or a tuple of Tensors, got {type(result)}")
 
 
 def _attach(x: Tensor) -> Tensor:

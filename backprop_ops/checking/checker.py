@@ -61,17 +61,17 @@ def check(
     """
     if not isinstance(args, tuple):
         raise TypeError(
-            f"args must be a tuple of {function_name(forward)}'s arguments, came {_type(args)}"
+            f"args must be a tuple of {function_name(forward)}'s arguments, got {_type(args)}"
         )
     kwargs = {} if kwargs is None else kwargs
     if not isinstance(kwargs, Mapping):
         raise TypeError(
-            f"kwargs must be a dict of {function_name(forward)}'s options, came {_type(kwargs)}"
+            f"kwargs must be a dict of {function_name(forward)}'s options, got {_type(kwargs)}"
         )
     if seed is not None and not isinstance(seed, int):
-        raise TypeError(f"seed must be an integer, came {_type(seed)}")
+        raise TypeError(f"seed must be an integer, got {_type(seed)}")
     if reference is not None and not callable(reference):
-        raise TypeError(f"reference must be a function, came {_type(reference)}")
+        raise TypeError(f"reference must be a function, got {_type(reference)}")
     skipped = _skipped(skip, *context.current.skips)
     seed = context.current.seed if seed is None else seed
     seed = random.SystemRandom().getrandbits(32) if seed is None else seed
@@ -303,7 +303,7 @@ def _bind(
     name = function_name(forward)
     for role, function in (("forward", forward), ("backward", backward)):
         if not callable(function) and not (role == "backward" and function is None):
-            raise TypeError(f"{role} must be a function, came {_type(function)}")
+            raise TypeError(f"{role} must be a function, got {_type(function)}")
     with _on_the_sample(forward, "forward"):
         result = forward(*args, **kwargs)
     if backward is None:
@@ -319,8 +319,8 @@ def _bind(
     for output in pair.outputs:
         value = fields[output]
         if not isinstance(value, Tensor) or not value.is_floating_point():
-            came = value.dtype if isinstance(value, Tensor) else _type(value)
-            raise ValueError(f"{name}'s output {output!r} must be a floating Tensor, came {came}")
+            got = value.dtype if isinstance(value, Tensor) else _type(value)
+            raise ValueError(f"{name}'s output {output!r} must be a floating Tensor, got {got}")
         if not value.isfinite().all():
             raise ValueError(
                 f"{name}'s output {output!r} is inf or nan on the sample: give a sample of which "

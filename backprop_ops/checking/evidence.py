@@ -77,13 +77,13 @@ class Evidence:
         return not self.wrong(mended).any()
 
     def wrong(self, gradient: Tensor) -> Tensor:
-        """Where a gradient is wrong, the others being what came."""
+        """Where a gradient is wrong, the others as they were returned."""
         leaf = str(self.leaf)
         others = {n: g for n, g in self.gradients.items() if isinstance(g, Tensor)}
         return self.judge.verdicts({**others, leaf: gradient.to(self.dtype)})[leaf].wrong
 
     def like_given(self, model: Tensor) -> bool:
-        """Whether a model of the mistake, which makes a difference, gives what came."""
+        """Whether a mistake's gradient equals the one returned, and differs from the right one."""
         if model.shape != self.given.shape:
             return False
         judged = self.expected.isfinite()

@@ -326,7 +326,7 @@ class Inspector:
                     message = f"d{name} is None, and the output depends on {name}"
                     yield Finding("count", name, message, "none-gradient")
             elif not isinstance(gradient, Tensor):
-                message = f"d{name} must be a Tensor, came {type_name(gradient)}"
+                message = f"d{name} must be a Tensor, got {type_name(gradient)}"
                 yield Finding("count", name, message, "dtype", "numbers have to be tensors")
             elif gradient.shape != leaf.shape:
                 message = (
@@ -505,8 +505,8 @@ class Inspector:
                     continue
             error = (gradient.double() - value).abs().nan_to_num(torch.inf)
             at = _worst(torch.where(verdict.wrong, error, -1))
-            came, right = _numbers(gradient[at], value[at])
-            message = f"d{name}{_index(at)} is {came}, "
+            got, right = _numbers(gradient[at], value[at])
+            message = f"d{name}{_index(at)} is {got}, "
             if value[at].isnan():
                 message = f"d{name} along some direction is not what "
                 message += f"{judge.source} say{'s' * (judge.source == 'autograd')}"

@@ -2,7 +2,7 @@
 
 Values are never read, since that would break ``vmap``, fake tensors and compilation. Each function
 takes the arguments by their names and raises TypeError, ValueError or IndexError naming the one
-that is wrong, what came and what was expected.
+that is wrong, what it got and what was expected.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from torch import Tensor
 
 def tensor(name: str, value: object) -> None:
     if not isinstance(value, Tensor):
-        raise TypeError(f"{name} must be a Tensor, came {described(value)}")
+        raise TypeError(f"{name} must be a Tensor, got {described(value)}")
 
 
 def floating(**tensors: Tensor) -> None:
@@ -24,11 +24,11 @@ def floating(**tensors: Tensor) -> None:
     for name, value in tensors.items():
         tensor(name, value)
         if not value.is_floating_point():
-            raise TypeError(f"{name} must be a floating Tensor, came {value.dtype}")
+            raise TypeError(f"{name} must be a floating Tensor, got {value.dtype}")
         if first is None:
             first, dtype = name, value.dtype
         elif value.dtype != dtype:
-            raise TypeError(f"{name} must have the dtype of {first}, {dtype}, came {value.dtype}")
+            raise TypeError(f"{name} must have the dtype of {first}, {dtype}, got {value.dtype}")
 
 
 def broadcastable(**operands: Tensor | float) -> None:
@@ -38,10 +38,10 @@ def broadcastable(**operands: Tensor | float) -> None:
         if isinstance(operand, (int, float)) and not isinstance(operand, bool):
             continue
         if not isinstance(operand, Tensor):
-            raise TypeError(f"{name} must be a Tensor or a number, came {described(operand)}")
+            raise TypeError(f"{name} must be a Tensor or a number, got {described(operand)}")
         tensors[name] = operand
     if not tensors:
-        raise TypeError(f"one of {', '.join(operands)} must be a Tensor, came numbers")
+        raise TypeError(f"one of {', '.join(operands)} must be a Tensor, got numbers")
     floating(**tensors)
     shapes = list(tensors.values())
     if any(shape.shape != shapes[0].shape for shape in shapes[1:]):
@@ -51,16 +51,16 @@ def broadcastable(**operands: Tensor | float) -> None:
 def number(**options: float) -> None:
     for name, option in options.items():
         if not isinstance(option, (int, float)):
-            raise TypeError(f"{name} must be a number, came {described(option)}")
+            raise TypeError(f"{name} must be a number, got {described(option)}")
 
 
 def dimension(x: Tensor, dim: int) -> None:
     if not isinstance(dim, int) or isinstance(dim, bool):
-        raise TypeError(f"dim must be an integer, came {described(dim)}")
+        raise TypeError(f"dim must be an integer, got {described(dim)}")
     rank = max(x.dim(), 1)  # as in torch, a scalar has dimensions 0 and -1
     if not -rank <= dim < rank:
         raise IndexError(
-            f"dim must lie in [{-rank}, {rank - 1}] for x of shape {tuple(x.shape)}, came {dim}"
+            f"dim must lie in [{-rank}, {rank - 1}] for x of shape {tuple(x.shape)}, got {dim}"
         )
 
 
@@ -74,7 +74,7 @@ def dimensions(x: Tensor, dim: int | tuple[int, ...] | None) -> None:
     for each in dim:
         dimension(x, each)
     if len({each % max(x.dim(), 1) for each in dim}) != len(dim):
-        raise ValueError(f"dim must name each dimension once, came {tuple(dim)}")
+        raise ValueError(f"dim must name each dimension once, got {tuple(dim)}")
 
 
 def not_empty(x: Tensor, dim: int | tuple[int, ...] | None, why: str) -> None:
@@ -82,7 +82,7 @@ def not_empty(x: Tensor, dim: int | tuple[int, ...] | None, why: str) -> None:
     dims = range(x.dim()) if dim is None else (dim,) if isinstance(dim, int) else dim
     if x.dim() and any(x.shape[d] == 0 for d in dims or range(x.dim())):
         raise ValueError(
-            f"x must have at least one element along dim={dim}, came shape {tuple(x.shape)}: {why}"
+            f"x must have at least one element along dim={dim}, got shape {tuple(x.shape)}: {why}"
         )
 
 
@@ -90,20 +90,20 @@ def per_column(name: str, tensor: Tensor, columns: int) -> None:
     """One number a column: (columns) or (1, columns)."""
     if tensor.shape not in ((columns,), (1, columns)):
         raise ValueError(
-            f"{name} must be of shape ({columns},) or (1, {columns}), came {tuple(tensor.shape)}"
+            f"{name} must be of shape ({columns},) or (1, {columns}), got {tuple(tensor.shape)}"
         )
 
 
 def matrix(name: str, tensor: Tensor, sizes: str) -> None:
     if tensor.dim() != 2:
-        raise ValueError(f"{name} must be of shape {sizes}, came {tuple(tensor.shape)}")
+        raise ValueError(f"{name} must be of shape {sizes}, got {tuple(tensor.shape)}")
 
 
 def index(name: str, value: Tensor) -> None:
     """A Tensor of int64, the type in which torch counts."""
     tensor(name, value)
     if value.dtype != torch.int64:
-        raise TypeError(f"{name} must be a Tensor of torch.int64, came {value.dtype}")
+        raise TypeError(f"{name} must be a Tensor of torch.int64, got {value.dtype}")
 
 
 class out_of_range:  # noqa: N801  # used as a function
@@ -129,7 +129,7 @@ class out_of_range:  # noqa: N801  # used as a function
         least, most = int(counted.min()), int(counted.max())
         if least < 0 or most >= size:
             raise IndexError(
-                f"{name} must lie in [0, {size - 1}], the {what}, came [{least}, {most}]"
+                f"{name} must lie in [0, {size - 1}], the {what}, got [{least}, {most}]"
             ) from None
 
 
@@ -137,8 +137,8 @@ def shapes_that_broadcast(what: str, **shapes: Sequence[int]) -> None:
     try:
         torch.broadcast_shapes(*shapes.values())  # type: ignore[no-untyped-call]
     except RuntimeError:
-        came = " and ".join(f"{name} {tuple(shape)}" for name, shape in shapes.items())
-        raise ValueError(f"the {what} of {', '.join(shapes)} must broadcast, came {came}") from None
+        got = " and ".join(f"{name} {tuple(shape)}" for name, shape in shapes.items())
+        raise ValueError(f"the {what} of {', '.join(shapes)} must broadcast, got {got}") from None
 
 
 def described(value: object) -> str:

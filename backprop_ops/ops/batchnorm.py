@@ -195,15 +195,15 @@ def _refuse_batchnorm(
     """x (n, c, …), gain and bias of one shape, (c) or (1, c), and n greater than correction."""
     _refuse_normalization(x, gain, bias, eps)
     if eps < torch.finfo(wide_dtype(x.dtype)).tiny:
-        raise ValueError(f"eps must be above 0, came {eps}: equal rows have no deviation")
+        raise ValueError(f"eps must be above 0, got {eps}: equal rows have no deviation")
     if not isinstance(correction, int):
-        raise TypeError(f"correction must be an integer, came {refuse.described(correction)}")
+        raise TypeError(f"correction must be an integer, got {refuse.described(correction)}")
     if correction < 0:
-        raise ValueError(f"correction must be 0 or more, came {correction}")
+        raise ValueError(f"correction must be 0 or more, got {correction}")
     n, least = _count(x), max(correction, 1)
     if n <= least:
         raise ValueError(
-            f"x must have more than {least} row(s), came {n}: one has no deviation, and the "
+            f"x must have more than {least} row(s), got {n}: one has no deviation, and the "
             f"variance divides by n - correction, with correction={correction}"
         )
 
@@ -221,7 +221,7 @@ def _refuse_batchnorm_inference(
     for name, statistic in (("mean", mean), ("var", var)):
         refuse.floating(**{name: statistic})
         if statistic.dtype not in (x.dtype, wide_dtype(x.dtype)):
-            raise TypeError(f"{name} must have the dtype of x, {x.dtype}, came {statistic.dtype}")
+            raise TypeError(f"{name} must have the dtype of x, {x.dtype}, got {statistic.dtype}")
         refuse.per_column(name, statistic, x.shape[1])
 
 
@@ -237,16 +237,16 @@ def _refuse_normalization(x: Tensor, gain: Tensor | None, bias: Tensor | None, e
     parameters = {} if gain is None or bias is None else {"gain": gain, "bias": bias}
     refuse.floating(x=x, **parameters)
     if x.dim() < 2:
-        raise ValueError(f"x must be of shape (n, c) or (n, c, …), came {tuple(x.shape)}")
+        raise ValueError(f"x must be of shape (n, c) or (n, c, …), got {tuple(x.shape)}")
     if (gain is None) != (bias is None):
         given = "bias" if gain is None else "gain"
-        raise TypeError(f"gain and bias must both be given or both be None, came {given} alone")
+        raise TypeError(f"gain and bias must both be given or both be None, got {given} alone")
     if gain is not None and bias is not None:
         refuse.per_column("gain", gain, x.shape[1])
         if bias.shape != gain.shape:
             raise ValueError(
-                f"bias must have the shape of gain, {tuple(gain.shape)}, came {tuple(bias.shape)}"
+                f"bias must have the shape of gain, {tuple(gain.shape)}, got {tuple(bias.shape)}"
             )
     refuse.number(eps=eps)
     if not 0 <= eps < math.inf:
-        raise ValueError(f"eps must be a finite number of 0 or more, came {eps}")
+        raise ValueError(f"eps must be a finite number of 0 or more, got {eps}")

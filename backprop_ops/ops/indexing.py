@@ -67,9 +67,9 @@ def _refuse_embedding(places: Tensor, weight: Tensor, padding_idx: int | None) -
     if padding_idx is None:
         return
     if not isinstance(padding_idx, int):
-        raise TypeError(f"padding_idx must be an integer, came {refuse.described(padding_idx)}")
+        raise TypeError(f"padding_idx must be an integer, got {refuse.described(padding_idx)}")
     rows = weight.shape[0]
     if not -rows <= padding_idx < rows:
         raise IndexError(
-            f"padding_idx must lie in [{-rows}, {rows - 1}], the rows of weight, came {padding_idx}"
+            f"padding_idx must lie in [{-rows}, {rows - 1}], the rows of weight, got {padding_idx}"
         )

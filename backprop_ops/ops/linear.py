@@ -79,12 +79,12 @@ def _refuse_matmul(x: Tensor, y: Tensor) -> None:
     refuse.floating(x=x, y=y)
     for name, tensor in (("x", x), ("y", y)):
         if tensor.dim() == 0:
-            raise ValueError(f"{name} must be a vector or (a batch of) matrices, came a scalar")
+            raise ValueError(f"{name} must be a vector or (a batch of) matrices, got a scalar")
     rows = y.shape[-2] if y.dim() > 1 else y.shape[0]
     if x.shape[-1] != rows:
         raise ValueError(
             f"y must have as many rows as x has columns, {x.shape[-1]}, "
-            f"came y of shape {tuple(y.shape)} for x of shape {tuple(x.shape)}"
+            f"got y of shape {tuple(y.shape)} for x of shape {tuple(x.shape)}"
         )
     refuse.shapes_that_broadcast("batch dimensions", x=x.shape[:-2], y=y.shape[:-2])
 
@@ -93,13 +93,13 @@ def _refuse_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> None:
     """x (…, in), weight (in, out), bias (out) or (1, out) or None, of one floating dtype."""
     refuse.floating(x=x, weight=weight, **({} if bias is None else {"bias": bias}))
     if x.dim() == 0:
-        raise ValueError("x must have a last dimension of features, came a scalar")
+        raise ValueError("x must have a last dimension of features, got a scalar")
     if weight.dim() != 2 or weight.shape[0] != x.shape[-1]:
         hint = " (torch.nn.functional.linear keeps the transposed one: pass weight.T)"
         transposed = weight.dim() == 2 and weight.shape[1] == x.shape[-1]
         raise ValueError(
             f"weight must be of shape (in, out) with in = {x.shape[-1]}, the last size of x, "
-            f"came {tuple(weight.shape)}{hint if transposed else ''}"
+            f"got {tuple(weight.shape)}{hint if transposed else ''}"
         )
     if bias is not None:
         refuse.per_column("bias", bias, weight.shape[1])

@@ -311,10 +311,10 @@ def _refuse_classes(
     if target.shape != rows:
         raise ValueError(
             f"target must be of shape {tuple(rows)}, a class for each row of {name}, "
-            f"came {tuple(target.shape)}"
+            f"got {tuple(target.shape)}"
         )
     if not isinstance(ignore_index, int):
-        raise TypeError(f"ignore_index must be an integer, came {refuse.described(ignore_index)}")
+        raise TypeError(f"ignore_index must be an integer, got {refuse.described(ignore_index)}")
 
 
 def _refuse_soft_classes(
@@ -326,7 +326,7 @@ def _refuse_soft_classes(
     if target.shape != scores.shape:
         raise ValueError(
             f"target must be of the shape of {name}, {tuple(scores.shape)}, "
-            f"came {tuple(target.shape)}"
+            f"got {tuple(target.shape)}"
         )
 
 
@@ -334,27 +334,27 @@ def _refuse_scores(name: str, scores: Tensor, weight: Tensor | None, reduction: 
     refuse.floating(**{name: scores})
     rank = scores.dim()
     if rank == 0:
-        raise ValueError(f"{name} must be of shape (classes) or (n, classes, …), came a scalar")
+        raise ValueError(f"{name} must be of shape (classes) or (n, classes, …), got a scalar")
     size = scores.shape[1 if rank > 1 else 0]
     if size == 0:
-        raise ValueError(f"{name} must have at least one class, came {tuple(scores.shape)}")
+        raise ValueError(f"{name} must have at least one class, got {tuple(scores.shape)}")
     if weight is not None:
         refuse.tensor("weight", weight)
         if weight.dtype != scores.dtype:
             raise TypeError(
-                f"weight must have the dtype of {name}, {scores.dtype}, came {weight.dtype}"
+                f"weight must have the dtype of {name}, {scores.dtype}, got {weight.dtype}"
             )
         if weight.shape != (size,):
             raise ValueError(
-                f"weight must be of shape ({size},), one for each class, came {tuple(weight.shape)}"
+                f"weight must be of shape ({size},), one for each class, got {tuple(weight.shape)}"
             )
     if reduction not in ("none", "mean", "sum"):
-        raise ValueError(f"reduction must be none, mean or sum, came {refuse.described(reduction)}")
+        raise ValueError(f"reduction must be none, mean or sum, got {refuse.described(reduction)}")
     if reduction == "mean" and scores.numel() == 0:
-        raise ValueError(f"{name} must have at least one row to take a mean over, came 0 rows")
+        raise ValueError(f"{name} must have at least one row to take a mean over, got 0 rows")
 
 
 def _refuse_fraction(name: str, option: float) -> None:
     refuse.number(**{name: option})
     if not 0 <= option <= 1:
-        raise ValueError(f"{name} must lie in [0, 1], came {option}")
+        raise ValueError(f"{name} must lie in [0, 1], got {option}")

@@ -147,8 +147,8 @@ def test_bad_call(
 @pytest.mark.parametrize(
     ("keywords", "error", "message"),
     [
-        ({"seed": "a"}, TypeError, "seed must be an integer, came str"),
-        ({"reference": 3}, TypeError, "reference must be a function, came int"),
+        ({"seed": "a"}, TypeError, "seed must be an integer, got str"),
+        ({"reference": 3}, TypeError, "reference must be a function, got int"),
         ({"reference": lambda x: x @ X}, ValueError, "the reference, raises RuntimeError on"),
     ],
 )
@@ -160,7 +160,7 @@ def test_bad_keyword(keywords: dict[str, Any], error: type[Exception], message: 
 def test_a_list_is_no_gradient() -> None:
     report = check(square, lambda dout, x: [2 * dout * x], (X,), seed=0)
     assert report.failures[0].property == "count"
-    assert "must return a Tensor or a tuple of them, came list" in report.failures[0].message
+    assert "must return a Tensor or a tuple of them, got list" in report.failures[0].message
 
 
 @pytest.mark.parametrize("name", ["tanh", "max", "cross_entropy", "embedding", "pow"])
@@ -190,8 +190,8 @@ def test_reproduce_can_be_pasted(capsys: pytest.CaptureFixture[str]) -> None:
 def test_numbers_have_the_digits_that_differ() -> None:
     report = check(square, lambda dout, x: 2.000000001 * dout * x, (X,), seed=0)
     message = report.failures[0].message
-    came, said = message.partition("is ")[2].split(", autograd says ")
-    assert came != said
+    got, said = message.partition("is ")[2].split(", autograd says ")
+    assert got != said
 
 
 def test_kink_is_noted() -> None:

@@ -44,28 +44,28 @@ SAMPLES = {
 X, C = ones(4, 3), ones(3)
 
 BOTH = [
-    (TypeError, "x must be a Tensor, came list", ([1.0], C, C), {}),
+    (TypeError, "x must be a Tensor, got list", ([1.0], C, C), {}),
     (TypeError, "x must be a floating Tensor", (X.long(), C, C), {}),
     (TypeError, "gain must have the dtype of x", (X, C.double(), C), {}),
-    (ValueError, "x must be of shape (n, c) or (n, c, …), came (4,)", (ones(4), C, C), {}),
-    (ValueError, "gain must be of shape (3,) or (1, 3), came (4,)", (X, ones(4), ones(4)), {}),
-    (ValueError, "bias must have the shape of gain, (3,), came (1, 3)", (X, C, ones(1, 3)), {}),
-    (ValueError, "eps must be a finite number of 0 or more, came -1", (X, C, C), {"eps": -1}),
-    (TypeError, "eps must be a number, came str", (X, C, C), {"eps": "1"}),
+    (ValueError, "x must be of shape (n, c) or (n, c, …), got (4,)", (ones(4), C, C), {}),
+    (ValueError, "gain must be of shape (3,) or (1, 3), got (4,)", (X, ones(4), ones(4)), {}),
+    (ValueError, "bias must have the shape of gain, (3,), got (1, 3)", (X, C, ones(1, 3)), {}),
+    (ValueError, "eps must be a finite number of 0 or more, got -1", (X, C, C), {"eps": -1}),
+    (TypeError, "eps must be a number, got str", (X, C, C), {"eps": "1"}),
 ]
 
 BAD_INPUTS = {
     "batchnorm": [
         *(bad(error, message, *args, **options) for error, message, args, options in BOTH),
-        bad(ValueError, "x must have more than 1 row(s), came 1", X[:1], C, C),
-        bad(ValueError, "x must have more than 1 row(s), came 1", X[:1], C, C, correction=0),
-        bad(ValueError, "x must have more than 4 row(s), came 4", X, C, C, correction=4),
-        bad(ValueError, "eps must be above 0, came 0", X, C, C, eps=0),
-        bad(ValueError, "eps must be above 0, came 1e-50", X, C, C, eps=1e-50),
-        bad(TypeError, "must both be given or both be None, came bias alone", X, None, C),
-        bad(TypeError, "must both be given or both be None, came gain alone", X, C, None),
-        bad(ValueError, "correction must be 0 or more, came -1", X, C, C, correction=-1),
-        bad(TypeError, "correction must be an integer, came float 1.0", X, C, C, correction=1.0),
+        bad(ValueError, "x must have more than 1 row(s), got 1", X[:1], C, C),
+        bad(ValueError, "x must have more than 1 row(s), got 1", X[:1], C, C, correction=0),
+        bad(ValueError, "x must have more than 4 row(s), got 4", X, C, C, correction=4),
+        bad(ValueError, "eps must be above 0, got 0", X, C, C, eps=0),
+        bad(ValueError, "eps must be above 0, got 1e-50", X, C, C, eps=1e-50),
+        bad(TypeError, "must both be given or both be None, got bias alone", X, None, C),
+        bad(TypeError, "must both be given or both be None, got gain alone", X, C, None),
+        bad(ValueError, "correction must be 0 or more, got -1", X, C, C, correction=-1),
+        bad(TypeError, "correction must be an integer, got float 1.0", X, C, C, correction=1.0),
     ],
     "batchnorm_inference": [
         *(
@@ -73,7 +73,7 @@ BAD_INPUTS = {
             for error, message, args, options in BOTH
         ),
         bad(ValueError, "mean must be of shape (3,) or (1, 3)", X, C, C, mean=ones(4), var=C),
-        bad(TypeError, "var must be a Tensor, came list", X, C, C, mean=C, var=[1.0]),
+        bad(TypeError, "var must be a Tensor, got list", X, C, C, mean=C, var=[1.0]),
         bad(TypeError, "var must have the dtype of x", X, C, C, mean=C, var=C.double()),
     ],
 }
@@ -266,7 +266,7 @@ def test_bad_running_statistics() -> None:
         update_running_statistics(ones(4), C, batch)
     with pytest.raises(TypeError, match="running_var must be a floating Tensor"):
         update_running_statistics(C, C.long(), batch)
-    with pytest.raises(TypeError, match="momentum must be a number, came NoneType"):
+    with pytest.raises(TypeError, match="momentum must be a number, got NoneType"):
         update_running_statistics(C, C, batch, momentum=None)
 
 

@@ -18,13 +18,13 @@ X = ones(2, 3)
 
 def operands() -> list:
     return [
-        bad(TypeError, "x must be a Tensor or a number, came list", [1.0], X),
-        bad(TypeError, "y must be a Tensor or a number, came str", X, "1"),
-        bad(TypeError, "y must be a Tensor or a number, came bool", X, True),
-        bad(TypeError, "y must be a Tensor or a number, came NoneType", X, None),
-        bad(TypeError, "one of x, y must be a Tensor, came numbers", 1.0, 2.0),
-        bad(TypeError, "x must be a floating Tensor, came torch.int64", ones(3).long(), X),
-        bad(TypeError, "y must be a floating Tensor, came torch.complex64", X, ones(3) * 1j),
+        bad(TypeError, "x must be a Tensor or a number, got list", [1.0], X),
+        bad(TypeError, "y must be a Tensor or a number, got str", X, "1"),
+        bad(TypeError, "y must be a Tensor or a number, got bool", X, True),
+        bad(TypeError, "y must be a Tensor or a number, got NoneType", X, None),
+        bad(TypeError, "one of x, y must be a Tensor, got numbers", 1.0, 2.0),
+        bad(TypeError, "x must be a floating Tensor, got torch.int64", ones(3).long(), X),
+        bad(TypeError, "y must be a floating Tensor, got torch.complex64", X, ones(3) * 1j),
         bad(TypeError, "y must have the dtype of x, torch.float32", X, ones(3).double()),
         bad(ValueError, "x (2, 3) and y (2,)", X, ones(2)),
     ]
@@ -32,10 +32,10 @@ def operands() -> list:
 
 def operand() -> list:
     return [
-        bad(TypeError, "x must be a Tensor, came list", [1.0]),
-        bad(TypeError, "x must be a Tensor, came NoneType", None),
-        bad(TypeError, "x must be a floating Tensor, came torch.int64", ones(3).long()),
-        bad(TypeError, "x must be a floating Tensor, came torch.complex64", ones(3) * 1j),
+        bad(TypeError, "x must be a Tensor, got list", [1.0]),
+        bad(TypeError, "x must be a Tensor, got NoneType", None),
+        bad(TypeError, "x must be a floating Tensor, got torch.int64", ones(3).long()),
+        bad(TypeError, "x must be a floating Tensor, got torch.complex64", ones(3) * 1j),
     ]
 
 
@@ -81,8 +81,8 @@ BAD_INPUTS = {
     "mul": operands(),
     "div": operands(),
     "pow": [
-        bad(TypeError, "x must be a Tensor, came float 2.0", 2.0, exponent=2),
-        bad(TypeError, "exponent must be a number, came Tensor", X, exponent=ones(())),
+        bad(TypeError, "x must be a Tensor, got float 2.0", 2.0, exponent=2),
+        bad(TypeError, "exponent must be a number, got Tensor", X, exponent=ones(())),
     ],
     "reciprocal": operand(),
     "exp": operand(),

@@ -26,14 +26,14 @@ W = ones(3, 2)
 
 BAD_INPUTS = {
     "embedding": [
-        bad(TypeError, "index must be a Tensor, came list", [0], W),
-        bad(TypeError, "index must be a Tensor of torch.int64, came torch.float32", ones(2), W),
+        bad(TypeError, "index must be a Tensor, got list", [0], W),
+        bad(TypeError, "index must be a Tensor of torch.int64, got torch.float32", ones(2), W),
         bad(TypeError, "weight must be a floating Tensor", tensor([0]), W.long()),
         bad(ValueError, "weight must be of shape (rows, width)", tensor([0]), ones(3)),
         bad(IndexError, "index must lie in [0, 2], the rows of weight", tensor([0, 3]), W),
-        bad(IndexError, "came [-1, 0]", tensor([0, -1]), W),
-        bad(IndexError, "came [7, 7]", tensor([7]), ones(3, 0)),
-        bad(IndexError, "came [0, 0]", tensor([0]), ones(0, 2)),
+        bad(IndexError, "got [-1, 0]", tensor([0, -1]), W),
+        bad(IndexError, "got [7, 7]", tensor([7]), ones(3, 0)),
+        bad(IndexError, "got [0, 0]", tensor([0]), ones(0, 2)),
         bad(IndexError, "padding_idx must lie in [-3, 2]", tensor([0]), W, padding_idx=3),
         bad(TypeError, "padding_idx must be an integer", tensor([0]), W, padding_idx=1.0),
     ]

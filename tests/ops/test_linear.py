@@ -34,16 +34,16 @@ SAMPLES = {
 
 BAD_INPUTS = {
     "matmul": [
-        bad(TypeError, "y must be a Tensor, came list", ones(2, 3), [1.0]),
+        bad(TypeError, "y must be a Tensor, got list", ones(2, 3), [1.0]),
         bad(TypeError, "y must have the dtype of x", ones(2, 3), ones(3, 2).double()),
         bad(ValueError, "y must have as many rows as x has columns, 3", ones(2, 3), ones(2, 3)),
         bad(ValueError, "x must be a vector or (a batch of) matrices", ones(()), ones(2)),
         bad(ValueError, "batch dimensions", ones(2, 4, 3), ones(5, 3, 4)),
     ],
     "linear": [
-        bad(TypeError, "x must be a Tensor, came list", [1.0], ones(3, 4)),
-        bad(TypeError, "weight must be a Tensor, came NoneType", ones(2, 3), None),
-        bad(ValueError, "in = 3, the last size of x, came (5, 4)", ones(2, 3), ones(5, 4)),
+        bad(TypeError, "x must be a Tensor, got list", [1.0], ones(3, 4)),
+        bad(TypeError, "weight must be a Tensor, got NoneType", ones(2, 3), None),
+        bad(ValueError, "in = 3, the last size of x, got (5, 4)", ones(2, 3), ones(5, 4)),
         bad(ValueError, "pass weight.T", ones(2, 3), ones(4, 3)),
         bad(ValueError, "bias must be of shape (4,)", ones(2, 3), ones(3, 4), ones(3)),
         bad(TypeError, "bias must have the dtype", ones(2, 3), ones(3, 4), ones(4).double()),

@@ -58,17 +58,17 @@ def classes(name: str) -> list:
     scores, whole, target = ones(2, 3), ones(2, 3).long(), tensor([0, 2])
     floats, beyond, below = ones(2), tensor([0, 3]), tensor([0, -1])
     return [
-        bad(TypeError, f"{name} must be a Tensor, came list", [1.0], target),
-        bad(TypeError, f"{name} must be a floating Tensor, came torch.int64", whole, target),
-        bad(TypeError, "target must be a Tensor, came list", scores, [0, 2]),
-        bad(TypeError, "target must be a Tensor of torch.int64, came torch.float", scores, floats),
+        bad(TypeError, f"{name} must be a Tensor, got list", [1.0], target),
+        bad(TypeError, f"{name} must be a floating Tensor, got torch.int64", whole, target),
+        bad(TypeError, "target must be a Tensor, got list", scores, [0, 2]),
+        bad(TypeError, "target must be a Tensor of torch.int64, got torch.float", scores, floats),
         bad(ValueError, "target must be of shape (2,)", scores, tensor([0, 1, 2])),
         bad(ValueError, "target must be of shape (2,)", scores, tensor([[0], [1]])),
         bad(ValueError, "target must be of shape ()", ones(3), target),
         bad(ValueError, "target must be of shape (2, 4)", ones(2, 3, 4), target),
         bad(ValueError, f"{name} must have at least one row", ones(0, 3), target[:0]),
-        bad(IndexError, f"in [0, 2], the classes of {name}, came [0, 3]", scores, beyond),
-        bad(IndexError, "came [-1, 0]", scores, below),
+        bad(IndexError, f"in [0, 2], the classes of {name}, got [0, 3]", scores, beyond),
+        bad(IndexError, "got [-1, 0]", scores, below),
         bad(ValueError, f"{name} must have at least one class", ones(2, 0), target),
         bad(TypeError, "ignore_index must be an integer", scores, target, ignore_index=0.5),
         *options(name, scores, target),
@@ -79,10 +79,10 @@ def options(name: str, scores: torch.Tensor, target: torch.Tensor) -> list:
     """What the three losses refuse alike."""
     return [
         bad(ValueError, f"{name} must be of shape (classes) or (n, c", ones(()), target),
-        bad(TypeError, "weight must be a Tensor, came list", scores, target, weight=[1.0]),
+        bad(TypeError, "weight must be a Tensor, got list", scores, target, weight=[1.0]),
         bad(TypeError, f"dtype of {name}", scores, target, weight=ones(3).double()),
         bad(ValueError, "weight must be of shape (3,)", scores, target, weight=ones(2)),
-        bad(ValueError, "none, mean or sum, came str 'max'", scores, target, reduction="max"),
+        bad(ValueError, "none, mean or sum, got str 'max'", scores, target, reduction="max"),
     ]
 
 
@@ -95,10 +95,10 @@ BAD_INPUTS = {
     "nll_loss": classes("logprobs"),
     "cross_entropy": [*classes("logits"), *SMOOTHING],
     "soft_cross_entropy": [
-        bad(TypeError, "logits must be a Tensor, came list", [1.0], ones(1)),
+        bad(TypeError, "logits must be a Tensor, got list", [1.0], ones(1)),
         bad(TypeError, "target must be a floating Tensor", ones(2, 3), tensor([0, 2])),
         bad(TypeError, "target must have the dtype of logits", ones(2, 3), ones(2, 3).double()),
-        bad(ValueError, "shape of logits, (2, 3), came (2,)", ones(2, 3), ones(2)),
+        bad(ValueError, "shape of logits, (2, 3), got (2,)", ones(2, 3), ones(2)),
         bad(ValueError, "logits must have at least one row", ones(0, 3), ones(0, 3)),
         bad(ValueError, "label_smoothing must lie in", ones(3), ones(3), label_smoothing=-0.5),
         *options("logits", ones(2, 3), ones(2, 3)),

@@ -16,10 +16,10 @@ from tests.support.samples import bad, real, sample
 X = ones(2, 3)
 
 DIMENSIONS = [
-    bad(TypeError, "x must be a Tensor, came list", [1.0], dim=0),
-    bad(TypeError, "x must be a floating Tensor, came torch.int64", X.long(), dim=0),
-    bad(IndexError, "dim must lie in [-2, 1] for x of shape (2, 3), came 2", X, dim=2),
-    bad(TypeError, "dim must be an integer, came str '0'", X, dim="0"),
+    bad(TypeError, "x must be a Tensor, got list", [1.0], dim=0),
+    bad(TypeError, "x must be a floating Tensor, got torch.int64", X.long(), dim=0),
+    bad(IndexError, "dim must lie in [-2, 1] for x of shape (2, 3), got 2", X, dim=2),
+    bad(TypeError, "dim must be an integer, got str '0'", X, dim="0"),
 ]
 
 SAMPLES = {
@@ -44,7 +44,7 @@ SAMPLES = {
 BAD_INPUTS = {
     "sum": [
         *DIMENSIONS,
-        bad(ValueError, "dim must name each dimension once, came (0, -2)", X, dim=(0, -2)),
+        bad(ValueError, "dim must name each dimension once, got (0, -2)", X, dim=(0, -2)),
     ],
     "mean": [
         *DIMENSIONS,

@@ -11,12 +11,12 @@ SAMPLES = {"reshape": [sample(real("n c"), shape=(-1,)), sample(real("n 6 c"), s
 
 BAD_INPUTS = {
     "reshape": [
-        bad(TypeError, "x must be a Tensor, came list", [1.0], shape=(1,)),
+        bad(TypeError, "x must be a Tensor, got list", [1.0], shape=(1,)),
         bad(ValueError, "shape must hold the 6 elements of x", ones(2, 3), shape=(4, -1)),
         bad(ValueError, "shape must hold the 6 elements of x", ones(2, 3), shape=(2, 2)),
         bad(ValueError, "shape must hold the 6 elements of x", ones(2, 3), shape=(-1, -1)),
         bad(ValueError, "shape must hold the 0 elements of x", ones(0, 3), shape=(0, -1)),
-        bad(TypeError, "shape must be a tuple of integers, came float 2.0", ones(2), shape=2.0),
+        bad(TypeError, "shape must be a tuple of integers, got float 2.0", ones(2), shape=2.0),
     ]
 }
 

@@ -19,7 +19,7 @@ SAMPLES = {
 }
 
 DIMENSIONS = [
-    bad(TypeError, "x must be a Tensor, came list", [1.0], dim=0),
+    bad(TypeError, "x must be a Tensor, got list", [1.0], dim=0),
     bad(TypeError, "x must be a floating Tensor", ones(2, 3).long(), dim=0),
     bad(IndexError, "dim must lie in [-2, 1]", ones(2, 3), dim=2),
 ]

@@ -17,7 +17,7 @@ from backprop_ops import Pair, pairs
 
 EXAMPLES = {
     "SAMPLES": '[sample(real("n c"))]',
-    "BAD_INPUTS": '[bad(TypeError, "x must be a Tensor, came list", [1.0])]',
+    "BAD_INPUTS": '[bad(TypeError, "x must be a Tensor, got list", [1.0])]',
     "OPINFO": 'Counterpart("{name}")',
     "EXACT": '[exact(each(lambda mp, x: mp.exp(x), lambda mp, x: mp.exp(x)), "x")]',
 }
