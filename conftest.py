@@ -1,4 +1,4 @@
-"""What holds for every run of pytest here: profiles, and which tests run."""
+"""Settings for every run of pytest here: profiles, and which tests run."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def device(request: pytest.FixtureRequest) -> str:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """As Hypothesis does under the profile `ci`: a run there draws what the last one drew."""
+    """A run in CI draws what the last one drew, as Hypothesis does under the profile `ci`."""
     if "CI" in os.environ and config.getoption("backward_seed") is None:
         config.option.backward_seed = 0
 

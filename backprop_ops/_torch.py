@@ -1,4 +1,4 @@
-"""What torch does not promise: its private functions, and the words of its errors.
+"""The parts of torch that it does not promise: private functions, and the words of errors.
 
 No other module uses these, but that the command line ignores a warning of `import torch` itself.
 Each was seen in torch 2.4.1, 2.13.0 and 2.14.1.

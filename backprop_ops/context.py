@@ -1,4 +1,4 @@
-"""What surrounds a check: set around each test by the pytest plugin, and read by `check`.
+"""The context of a check: the pytest plugin sets it around each test, and `check` reads it.
 
 A module of its own, without torch: it is set before anybody knows whether a test will check.
 """

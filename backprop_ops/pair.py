@@ -214,7 +214,7 @@ def function_name(function: Callable[..., Any]) -> str:
 
 
 def _whole(function: Any) -> Any:
-    """What a partial is a part of."""
+    """The function that a partial calls."""
     while isinstance(function, partial):
         function = function.func
     return function

@@ -34,7 +34,7 @@ class _Row(TypedDict):
 
 
 class _Check(TypedDict):
-    """What the table shows of a report, in values that pytest-xdist can send."""
+    """The part of a report that the table shows, in values that pytest-xdist can send."""
 
     name: str
     verdict: str

@@ -64,7 +64,7 @@ class Problem:
     providers: Mapping[str, Provider]
 
     def runner(self, provider: str, stage: str) -> Callable[[], Any]:
-        """What is timed: ``stage`` is "backward" or "forward and backward"."""
+        """The function to time; ``stage`` is "backward" or "forward and backward"."""
         if provider == LIMIT:  # the result written once, and before it what is kept
             x, arrays = self.inputs[0], 1 if stage == "backward" else 2
             return lambda: [x.clone() for _ in range(arrays)]
@@ -272,7 +272,7 @@ NAMES = ("atomic", "fused", "fused compiled", "atomic compiled", "autograd", "AT
 
 
 def names(of: str) -> list[str]:
-    """What is timed of a problem: its providers, compiled ones too, and the limit."""
+    """The timed forms of a problem: its providers, compiled ones too, and the limit."""
     return [name for name in NAMES if name.removesuffix(" compiled") in (*PROVIDERS[of], LIMIT)]
 
 

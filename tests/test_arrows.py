@@ -1,4 +1,4 @@
-"""That imports go one way: pair ← ops ← lecture, pair ← checking.
+"""Imports go one way: pair ← ops ← lecture, pair ← checking.
 
 Every import counts: in a function, for type checkers alone, and by `import_module` too.
 """

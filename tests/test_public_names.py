@@ -1,4 +1,4 @@
-"""What `import backprop_ops` gives."""
+"""The names that `import backprop_ops` gives."""
 
 from __future__ import annotations
 

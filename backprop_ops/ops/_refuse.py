@@ -1,8 +1,8 @@
-"""What a forward's first line calls: each argument's type, shape, dtype and range of options.
+"""The refusals in a forward's first line, for its arguments' types, shapes, dtypes and options.
 
-Values are never read, since that would break ``vmap``, fake tensors and compilation. Each function
-takes the arguments by their names and raises TypeError, ValueError or IndexError naming the one
-that is wrong, what it got and what was expected.
+Each function raises a TypeError, ValueError or IndexError that names the argument, what was
+expected and what it got. Values are never read: that would break ``vmap``, fake tensors and
+compilation.
 """
 
 from __future__ import annotations

@@ -27,7 +27,7 @@ NOT_PAIRS = ("update_running_statistics",)
 
 
 class BatchNorm(NamedTuple):
-    """What `batchnorm` returns. What it keeps is in float32 for bfloat16 and float16."""
+    """The result of `batchnorm`. The kept fields are in float32 for bfloat16 and float16."""
 
     out: Tensor
     mean: Kept  # (1, c, 1…), for running statistics
@@ -46,13 +46,15 @@ def batchnorm(
 ) -> BatchNorm:
     """out = gain · x̂ + bias, x̂ = (x - mean) / √(var + eps), var = Σ (x - mean)² / (n - correction)
 
-    x (n, c) or (n, c, …), normalized over all dimensions but the second, whose sizes make n here;
-    gain and bias (c) or (1, c), both the same, or None, both; out as x. correction=1 is the
-    lecture's variance (Bessel's correction), correction=0 the paper's. PyTorch normalizes with the
-    one and keeps the other for its running variance: see `update_running_statistics`.
-    The formula is from Ioffe and Szegedy, "Batch Normalization", 2015, algorithm 1. The variance
-    is taken of x - mean, since E[x²] - E[x]² loses all digits where the mean is large, and so that
-    x̂ keeps its own there, the mean is taken twice.
+    x (n, c) or (n, c, …), normalized over all dimensions but the second; n is the product of their
+    sizes. gain and bias (c) or (1, c), of one shape, or both None; out as x. correction=1 gives the
+    lecture's variance (Bessel's correction), correction=0 the paper's. torch normalizes with
+    correction=0 and keeps the other variance to run: see `update_running_statistics`.
+    Raises TypeError or ValueError for wrong arguments.
+
+    The formula is from Ioffe and Szegedy, "Batch Normalization", 2015, algorithm 1. The mean is
+    taken twice, the second time of what rounding left: else x̂ loses its digits where the mean is
+    large. So would the variance as E[x²] - E[x]².
     """
     _refuse_batchnorm(x, gain, bias, eps, correction)
     n = _count(x)
@@ -216,7 +218,7 @@ def _refuse_batchnorm_inference(
     var: Tensor,
     eps: float,
 ) -> None:
-    """As for `batchnorm`, with mean and var, (c) or (1, c), of x's dtype or of float32."""
+    """x, gain and bias as for `batchnorm`; mean and var (c) or (1, c), of x's dtype or float32."""
     _refuse_normalization(x, gain, bias, eps)
     for name, statistic in (("mean", mean), ("var", var)):
         refuse.floating(**{name: statistic})

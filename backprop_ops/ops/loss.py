@@ -39,8 +39,8 @@ def nll_loss(
     logprobs (classes), (n, classes) or (n, classes, …), target the same without the classes, of
     int64; weight (classes), a constant, w = 1 without it. Rows whose target is ignore_index count
     nothing. reduction "mean" as above, "sum" without the division, "none" of target's shape.
-    As in torch the mean of ignored rows alone is nan, and its gradient zero; the mean of no rows
-    is refused: torch gives nan.
+    The mean of ignored rows alone is nan, and its gradient zero, as in torch. The mean of no rows
+    is a ValueError; torch gives nan. A target out of range is an IndexError.
     """
     _refuse_classes("logprobs", logprobs, target, weight, ignore_index, reduction)
     scores, class_weight = wide(logprobs), None if weight is None else wide(weight)
@@ -72,7 +72,7 @@ def nll_loss_backward(
 
 
 class CrossEntropy(NamedTuple):
-    """What `cross_entropy` returns. What it keeps is in float32 for bfloat16 and float16."""
+    """The result of `cross_entropy`. The kept fields are in float32 for bfloat16 and float16."""
 
     out: Tensor
     probs: Kept  # as logits, the softmax
@@ -147,7 +147,7 @@ def cross_entropy_backward(
 
 
 class SoftCrossEntropy(NamedTuple):
-    """What `soft_cross_entropy` returns."""
+    """The result of `soft_cross_entropy`."""
 
     out: Tensor
     logprobs: Kept  # as logits, the log-softmax; in float32 for bfloat16 and float16
@@ -212,7 +212,7 @@ def _class_dimension(scores: Tensor) -> int:
 def _divisors(
     scores: Tensor, target: Tensor, weight: Tensor | None, ignore_index: int, reduction: str
 ) -> tuple[Tensor, Tensor]:
-    """What the sum of the losses is divided by, and so each row, with one class; ∞ if ignored."""
+    """The divisor of the sum of the losses, and that of each row, with one class; ∞ if ignored."""
     counted = (target != ignore_index).unsqueeze(_class_dimension(scores))
     if reduction != "mean":
         total = scores.new_ones(())
@@ -274,7 +274,7 @@ def _weighted(rows: Tensor, weight: Tensor | None, classes: Tensor) -> Tensor:
 def _shares(
     label_smoothing: float, weight: Tensor | None, scores: Tensor
 ) -> tuple[Tensor | float, Tensor | float]:
-    """What smoothing gives to each class, one number or along the classes, and to all of them."""
+    """The part of q that smoothing gives to each class, a number or (classes, 1…), and its sum."""
     share = label_smoothing / scores.shape[_class_dimension(scores)]
     if weight is None:
         return share, label_smoothing

@@ -65,7 +65,7 @@ def max(x: Tensor, *, dim: int, keepdim: bool = False) -> Tensor:
 def max_backward(dout: Tensor, x: Tensor, *, dim: int) -> Tensor:
     """dx = dout where x is the largest over ``dim``, else 0
 
-    Of several largest the one that torch.max names takes the whole gradient, as in torch.
+    If several are the largest, the one that torch.max names takes the whole gradient.
     """
     largest = x.max(dim, keepdim=True).indices
     dx = torch.zeros_like(x).scatter(dim, largest, dout.reshape(largest.shape))

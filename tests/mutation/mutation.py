@@ -63,7 +63,7 @@ NAMES = (
     ("any", "all"),
 )
 NUMBERS = ("0", "1", "-1", "-{}", "{} + 1", "{} - 1")  # what a name of a number becomes
-# What reads no values: there -x and x are the same.
+# These read no values: there -x and x are the same.
 READS_NO_VALUES = {"shape", "dtype", "device", "dim", "numel", "takes_gradient"}
 READS_NO_VALUES |= {"zeros_like", "ones_like", "new_zeros", "new_ones", "new_full"}
 
@@ -260,7 +260,7 @@ def _assigns(statement: ast.stmt) -> str:
 def _changes(
     node: ast.expr | ast.stmt, parent: ast.AST, kinds: Mapping[str, set[str]]
 ) -> Iterator[ast.AST]:
-    """What can stand in a node's place. ``kinds``: what the names hold that are known there."""
+    """The nodes that may replace a node. ``kinds``: the kinds of value of the names known there."""
     match node:
         case ast.BinOp(left, op, right):
             yield from (ast.BinOp(left, other, right) for other in _others(op))
@@ -356,7 +356,7 @@ def _text(node: ast.AST) -> str:
 
 
 def _program(function: ast.FunctionDef) -> tuple[Any, ...]:
-    """What a function does, without where in the file it does it."""
+    """The code of a function without its line numbers."""
 
     def parts(code: CodeType) -> tuple[Any, ...]:
         constants = [parts(c) if isinstance(c, CodeType) else repr(c) for c in code.co_consts]
@@ -374,7 +374,7 @@ def _assigned(function: ast.FunctionDef, line: int) -> list[str]:
 
 
 def _kinds(pair: Pair) -> dict[str, dict[str, set[str]]]:
-    """What each name of each function in a pair's module holds while its backward runs."""
+    """By function and name, the kinds of value in a pair's module while its backward runs."""
     kinds: dict[str, dict[str, set[str]]] = {}
     module = pair.backward.__code__.co_filename
 

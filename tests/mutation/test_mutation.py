@@ -1,4 +1,4 @@
-"""That `check` finds every automatic mutant, and tests of what makes them."""
+"""`check` finds every automatic mutant; and tests of the code that makes them."""
 
 from __future__ import annotations
 

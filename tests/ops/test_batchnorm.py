@@ -271,7 +271,7 @@ def test_bad_running_statistics() -> None:
 
 
 def test_a_large_mean_costs_no_digits() -> None:
-    """Where the spread is a millionth of the mean, and a mean rounded once is off by as much."""
+    """The spread is a ten-thousandth of the mean here, and a mean rounded once would cost digits."""
     generator = torch.Generator().manual_seed(0)
     x = 1e4 + torch.randn(64, 3, generator=generator)
     result = batchnorm(x, None, None, correction=0)

@@ -76,7 +76,7 @@ def classes(name: str) -> list:
 
 
 def options(name: str, scores: torch.Tensor, target: torch.Tensor) -> list:
-    """What the three losses refuse alike."""
+    """The refusals that all three losses share."""
     return [
         bad(ValueError, f"{name} must be of shape (classes) or (n, c", ones(()), target),
         bad(TypeError, "weight must be a Tensor, got list", scores, target, weight=[1.0]),
@@ -246,7 +246,7 @@ def test_every_option_is_torchs(
 
 @pytest.mark.parametrize("cached", [memory.CACHED, 2])
 def test_ignored_rows_alone(cached: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As in torch, a mean of nothing is nan, and no row learns from it."""
+    """A mean of nothing is nan, as in torch, and no row learns from it."""
     monkeypatch.setattr(memory, "CACHED", cached)
     logits, target = ones(2, 3), tensor([-100, -100])
     loss = cross_entropy(logits, target)

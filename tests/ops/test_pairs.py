@@ -101,7 +101,7 @@ def test_sample(pair: Pair, sample: Sample, device: str) -> None:
 def test_beyond_the_cache(
     pair: Pair, sample: Sample, monkeypatch: pytest.MonkeyPatch, device: str
 ) -> None:
-    """What large arrays go through, with a cache of two elements."""
+    """With a cache of two elements every array is large."""
     monkeypatch.setattr(memory, "CACHED", 2)
     args, options = Drawing(torch.float32, device=device).call(sample)
     report = check(pair.forward, pair.backward, args, options, seed=0)

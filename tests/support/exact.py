@@ -24,7 +24,7 @@ KINDS = {
     "square": (COLUMNS, COLUMNS),
     "target": (ROWS,),
 }
-"""What is drawn for an input, with its shape."""
+"""The kinds of inputs that are drawn, with their shapes."""
 
 
 @dataclass(frozen=True)
