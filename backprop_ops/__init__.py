@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping as _Mapping
 
     from backprop_ops.broadcasting import sum_to as sum_to
     from backprop_ops.checking.checker import assert_backward as assert_backward
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from backprop_ops.pair import PairError as PairError
 
     __version__: str
-    pairs: Mapping[str, Pair]
+    pairs: _Mapping[str, Pair]
 
 else:  # out of a type checker's sight, so that it refuses a name that does not exist
     import importlib
@@ -61,6 +61,8 @@ else:  # out of a type checker's sight, so that it refuses a name that does not 
     def __getattr__(name):
         if name == "__version__":
             value = importlib.metadata.version(__name__)
+        elif name == "__all__":  # a star import asks for it
+            value = __dir__()
         elif name in _HOME:
             value = getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
         elif name == "pairs":

@@ -56,8 +56,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     for add in (_add_check, _add_train, _add_sample):
         add(commands)
     arguments = parser.parse_args(argv)
+    run = _version_or_help if arguments.version else arguments.run
     try:
-        status = int(arguments.run(arguments))
+        status = int(run(arguments))
         sys.stdout.flush()
     except KeyboardInterrupt:
         return INTERRUPTED

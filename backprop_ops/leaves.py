@@ -1,6 +1,6 @@
 """The tensors of a call by name: ``x``, and ``xs[0]`` in a sequence ``xs``.
 
-A leaf is one that has a gradient. Arguments are a mapping from a forward's parameters to their
+A leaf is a tensor that has a gradient. Arguments are a mapping from a forward's parameters to their
 values, as `Pair.arguments` makes it.
 """
 

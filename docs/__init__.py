@@ -1,1 +1,1 @@
-"""What the pages of the documentation are made of: `python -m docs` makes them anew."""
+"""The code that makes the tables of the pages: `python -m docs`."""

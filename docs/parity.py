@@ -33,7 +33,7 @@ def samples() -> str:
 
 
 def departures() -> str:
-    """What was left out, and why."""
+    """The samples left out, and why."""
     lines = [
         f"{number:6}  {name}, {why}"
         for name, results in _results().items()

@@ -1,4 +1,4 @@
-"""What `check` says of the wrong pairs in wrong.py."""
+"""The reports on the wrong pairs of wrong.py."""
 
 from __future__ import annotations
 

@@ -186,7 +186,10 @@ def test_interrupted_run_says_that_nothing_was_kept(
     message = "interrupted after {} steps; nothing was kept; give --save FILE to keep a run\n"
     assert capsys.readouterr().err == message.format(13)
 
-    monkeypatch.setattr(network, "calibrate", lambda *_: signal.raise_signal(signal.SIGINT))
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(network, "calibrate", interrupt)
     assert main(arguments) == 130
     assert capsys.readouterr().err == message.format(30)
 

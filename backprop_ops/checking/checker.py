@@ -127,18 +127,18 @@ class _Check:
             self.notes[f"skipped: {name}"] = None
         for name in sorted(self.skip.difference(self.skipped, PROPERTIES, FAMILIES)):
             near = difflib.get_close_matches(name, self.tried, n=1, cutoff=0.8)
-            if near:
-                note = f"nothing to skip: no variation is {name!r}: did you mean {near[0]!r}?"
-                self.notes[note] = None
+            hint = f": did you mean {near[0]!r}?" if near else ""
+            self.notes[f"nothing to skip: no variation is {name!r}{hint}"] = None
         leaves = tuple(self.pair.leaves(arguments))
-        vacuous = tuple(f"d{name}" for name in leaves if name not in self.inspector.judged)
+        proved = set() if "value" in self.skip else self.inspector.judged
+        vacuous = tuple(f"d{name}" for name in leaves if name not in proved)
         if self.failures:
             vacuous = ()
+        why = "in every case tried it is zero to rounding, or empty"
+        if "value" in self.skip:
+            why = "its values are skipped"
         for name in vacuous:
-            self.notes[
-                f"vacuous: nothing proves {name}; in every case tried it is zero to rounding, or "
-                f"empty"
-            ] = None
+            self.notes[f"vacuous: nothing proves {name}; {why}"] = None
         notes = (*self.notes, *self.inspector.notes.values())
         name = f"{self.pair.name}_backward"
         return Report(name, comparisons, tuple(self.failures), notes, self.seed, vacuous)

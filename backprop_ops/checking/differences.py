@@ -145,7 +145,7 @@ class Differences:
         """Whether a gradient's product with some direction is not the slope along it."""
         for direction in self._signs(leaf):
             slope = self.along(leaf, direction)
-            # A corner in some entries shows nothing of the others.
+            # A kink in some entries shows nothing of the others.
             if slope.least < slope.most or not math.isfinite(slope.error):
                 continue
             # The upstreams round too, on their way to entries of which little is left.

@@ -6,7 +6,7 @@ at random (Monte Carlo arithmetic: Parker, 1997), and what that moves an entry b
 disturbance to the eps of the precision judged, is the unit in which the entry's error counts.
 Cancellation inside a sound formula is thereby allowed where it happens, and nowhere else.
 
-At a tie or a corner the gradient jumps when the inputs move a little. What it jumps between is
+At a tie or a kink the gradient jumps when the inputs move a little. What it jumps between is
 what is right there.
 """
 
@@ -39,7 +39,7 @@ ALLOWED = {8: 1024, 4: 64, 2: 16}
 OWN_ERRORS = 4  # times autograd's own error in the precision judged
 DRAWS = (1, 4, 16)  # disturbances, as far as they are needed
 SMALL_IN_FLOAT32 = 2.0**-18  # a relative disturbance, large against the rounding
-JUMP = 1e-4  # of an entry's scale: what a disturbance moves at a tie or a corner, and nowhere else
+JUMP = 1e-4  # of an entry's scale: what a disturbance moves at a tie or a kink, and nowhere else
 MOVED_ALONE = 512  # entries
 CACHED = 2**15  # elements
 SEARCHED = 2**16  # elements up to which a result is compared with what it may have been picked from
@@ -80,7 +80,7 @@ class Autograd:
     """The right gradients of one call, worked out as far as a gradient makes it necessary.
 
     Most right backwards agree with autograd to a few roundings; what a sound formula may lose to
-    cancellation, and what is right at a corner, is asked only where one does not.
+    cancellation, and what is right at a kink, is asked only where one does not.
     """
 
     source = "autograd"
@@ -111,8 +111,8 @@ class Autograd:
         off = {leaf: self._off(leaf, gradient) for leaf, gradient in gradients.items()}
         kinks = {leaf: torch.zeros_like(wrong) for leaf, wrong in off.items()}
         if any(wrong.any() for wrong in off.values()):
-            beyond = self._beyond_corners(gradients)
-            kinks = {leaf: off[leaf] & ~beyond[leaf] & self._corners[leaf].jumps for leaf in off}
+            beyond = self._beyond_kinks(gradients)
+            kinks = {leaf: off[leaf] & ~beyond[leaf] & self._kinks[leaf].jumps for leaf in off}
             off = {leaf: off[leaf] & beyond[leaf] for leaf in off}
         return {leaf: Verdict(off[leaf], kinks[leaf]) for leaf in off}
 
@@ -173,8 +173,8 @@ class Autograd:
         return True
 
     def interval(self, leaf: str) -> tuple[Tensor, Tensor]:
-        corners = self._corners[leaf]
-        return corners.least, corners.most
+        kinks = self._kinks[leaf]
+        return kinks.least, kinks.most
 
     def _as_autograd_errs(self, leaf: str, given: Tensor, dtype: torch.dtype) -> Tensor:
         """Where a gradient is off by no more than autograd itself in the same precision.
@@ -252,10 +252,10 @@ class Autograd:
         return {name: torch.zeros_like(value) for name, value in self.expected.items()}
 
     @cached_property
-    def _corners(self) -> dict[str, _Corners]:
+    def _kinks(self) -> dict[str, _Kinks]:
         """Where the gradients of inputs next to these are quite others, and which ones.
 
-        Inputs move apart, each way the same number of times, so that every corner shows both sides.
+        Inputs move apart, each way the same number of times, so that every kink shows both sides.
         Where equal numbers that move together have one gradient again, it was a tie: there any of
         the tied may get what any other gets.
         """
@@ -264,8 +264,8 @@ class Autograd:
             self._moved(salt, size, keep_ties=True)
             for salt, size in itertools.product(range(1, 4), (self._small, -self._small))
         ]
-        corners = {
-            name: _Corners(zero, zero, torch.zeros_like(zero, dtype=torch.bool), [])
+        kinks = {
+            name: _Kinks(zero, zero, torch.zeros_like(zero, dtype=torch.bool), [])
             for name, zero in ((n, torch.zeros_like(value)) for n, value in self.expected.items())
         }
         for upstreams in self._one_signed_upstreams:
@@ -277,27 +277,27 @@ class Autograd:
                     near = torch.where(gradient.isfinite(), gradient, here[name])
                     lowest[name] = torch.minimum(lowest[name], near)
                     highest[name] = torch.maximum(highest[name], near)
-            for name, known in corners.items():
+            for name, known in kinks.items():
                 low, high = lowest[name], highest[name]
                 jumps = known.jumps | _jumps(here[name], low) | _jumps(here[name], high)
-                corners[name] = _Corners(known.least + low, known.most + high, jumps, [])
-        for name, (least, most, jumps, _) in corners.items():
+                kinks[name] = _Kinks(known.least + low, known.most + high, jumps, [])
+        for name, (least, most, jumps, _) in kinks.items():
             value = self.expected[name]
             least, most = torch.where(jumps, least, value), torch.where(jumps, most, value)
-            corner = torch.zeros_like(jumps)
+            kink = torch.zeros_like(jumps)
             for gradients in together:
-                corner |= _jumps(value, gradients[name])
-            ties = jumps & ~corner
+                kink |= _jumps(value, gradients[name])
+            ties = jumps & ~kink
             if ties.any():
-                ties = torch.isin(at[name], at[name][ties]) & ~corner
+                ties = torch.isin(at[name], at[name][ties]) & ~kink
                 shared_least, shared_most = _shared(at[name], least, most)
                 # Which of many ties gets most was not seen of each; their sum is what binds them.
                 spread = shared_most - shared_least
                 least = torch.where(ties, shared_least - spread, least)
                 most = torch.where(ties, shared_most + spread, most)
             noises = [torch.where(ties, _noise(at[name], salt), 0) for salt in range(1, 4)]
-            corners[name] = _Corners(least, most, jumps | ties, noises)
-        return corners
+            kinks[name] = _Kinks(least, most, jumps | ties, noises)
+        return kinks
 
     @property
     def _salts(self) -> range:
@@ -308,7 +308,7 @@ class Autograd:
     def _one_signed_upstreams(self) -> list[Leaves]:
         """The upstreams' positive part and their negative one, as far as there is any of it.
 
-        Each output may have a corner of its own, and go to its own side of it: apart, what they
+        Each output may have a kink of its own, and go to its own side of it: apart, what they
         send through it cannot cancel.
         """
         parts = [{n: u.clamp(min=0) for n, u in self._upstreams.items()}]
@@ -319,7 +319,7 @@ class Autograd:
     def _one_rounding_apart(self) -> dict[str, tuple[Tensor, Tensor]]:
         """The least and the most of each entry for inputs that round to these.
 
-        What lies between two numbers of the precision may lie on either side of a corner.
+        What lies between two numbers of the precision may lie on either side of a kink.
         """
         bounds = {name: (value, value) for name, value in self.expected.items()}
         size = self._finest
@@ -330,24 +330,24 @@ class Autograd:
                 bounds[name] = torch.minimum(least, near), torch.maximum(most, near)
         return bounds
 
-    def _beyond_corners(self, gradients: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def _beyond_kinks(self, gradients: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Where gradients lie outside of what the right ones jump between."""
         beyond, differences, allowances = {}, {}, {}
         for leaf, gradient in gradients.items():
-            given, value, corners = gradient.double(), self.expected[leaf], self._corners[leaf]
+            given, value, kinks = gradient.double(), self.expected[leaf], self._kinks[leaf]
             allowed = allowances[leaf] = self.allowed(leaf, gradient.dtype)
             # The inputs next to these are not these.
-            near = allowed + JUMP * (corners.most - corners.least)
-            beyond[leaf] = ~((corners.least - near <= given) & (given <= corners.most + near))
+            near = allowed + JUMP * (kinks.most - kinks.least)
+            beyond[leaf] = ~((kinks.least - near <= given) & (given <= kinks.most + near))
             if beyond[leaf].any() and self._finest > self._small:
                 least, most = self._one_rounding_apart[leaf]
                 beyond[leaf] &= ~((least - allowed <= given) & (given <= most + allowed))
-            beyond[leaf] &= ~self._right_alone(leaf, given, near, beyond[leaf] & corners.jumps)
+            beyond[leaf] &= ~self._right_alone(leaf, given, near, beyond[leaf] & kinks.jumps)
             left_out = beyond[leaf] | ~value.isfinite()
             differences[leaf] = torch.where(left_out, 0, given - value)
         # Of a tie, the shares must add up to what all of it moved together would get.
         for i in range(3):
-            directions = {leaf: self._corners[leaf].tied[i] for leaf in gradients}
+            directions = {leaf: self._kinks[leaf].tied[i] for leaf in gradients}
             total = sum((differences[n] * d).sum().item() for n, d in directions.items())
             allowed_sum = sum((allowances[n] * d.abs()).sum().item() for n, d in directions.items())
             if abs(total) > allowed_sum:
@@ -458,7 +458,7 @@ class Autograd:
         return replaced(self._arguments, disturbed)
 
 
-class _Corners(NamedTuple):
+class _Kinks(NamedTuple):
     """Where the gradient of one leaf jumps, and what it jumps between."""
 
     least: Tensor

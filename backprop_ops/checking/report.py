@@ -1,4 +1,4 @@
-"""What `check` found, and how it reads."""
+"""The result of `check`, and its text."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Failure:
 
 @dataclass(frozen=True)
 class Report:
-    """What `check` found; true if nothing is wrong and some gradient was proved.
+    """The result of `check`; true if nothing is wrong and some gradient was proved.
 
     ``comparisons``: each gradient against the judge's, on the caller's own sample in its own
     precision. ``vacuous``: the gradients of which no case could prove anything.

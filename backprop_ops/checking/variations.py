@@ -504,7 +504,7 @@ def _indices(pair: Pair, sample: Case, generator: torch.Generator) -> Iterator[C
 def _values(
     pair: Pair, sample: Case, generator: torch.Generator, few: bool = False
 ) -> Iterator[Case]:
-    """Ties, zeros, corners, and every magnitude: of one leaf at a time, then of all."""
+    """Ties, zeros, kinks, and every magnitude: of one leaf at a time, then of all."""
     leaves = {n: x for n, x in pair.leaves(sample.arguments).items() if x.numel()}
     named = [] if few and len(leaves) > 1 else [(name, {name: x}) for name, x in leaves.items()]
     if len(leaves) > 1:

@@ -79,6 +79,18 @@ def column_sums(
     return [total.sum(dims, keepdim=keepdim) for total in totals]
 
 
+def log_sum_exp(scores: Tensor, probs: Tensor, dim: int) -> Tensor:
+    """ln Σ e^scores over ``dim``, kept as size 1, for probs = softmax(scores).
+
+    A second exponential costs more than two reads of a large array. There the sum is the largest
+    score less the logarithm of its probability, which is 1 / classes at least. Autograd needs
+    torch's: it would find two largest probabilities where two are equal by rounding.
+    """
+    if in_one_piece(scores, probs):
+        return scores.logsumexp(dim, keepdim=True)
+    return scores.amax(dim, keepdim=True) - probs.amax(dim, keepdim=True).log()
+
+
 def _array(term: Term) -> Tensor:
     return wide(term) if isinstance(term, Tensor) else torch.mul(*term)
 

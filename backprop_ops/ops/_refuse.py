@@ -50,13 +50,18 @@ def broadcastable(**operands: Tensor | float) -> None:
 
 def number(**options: float) -> None:
     for name, option in options.items():
-        if not isinstance(option, (int, float)):
+        if not isinstance(option, (int, float)) or isinstance(option, bool):
             raise TypeError(f"{name} must be a number, got {described(option)}")
 
 
+def integer(**options: int) -> None:
+    for name, option in options.items():
+        if not isinstance(option, int) or isinstance(option, bool):
+            raise TypeError(f"{name} must be an integer, got {described(option)}")
+
+
 def dimension(x: Tensor, dim: int) -> None:
-    if not isinstance(dim, int) or isinstance(dim, bool):
-        raise TypeError(f"dim must be an integer, got {described(dim)}")
+    integer(dim=dim)
     rank = max(x.dim(), 1)  # as in torch, a scalar has dimensions 0 and -1
     if not -rank <= dim < rank:
         raise IndexError(

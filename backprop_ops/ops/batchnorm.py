@@ -88,7 +88,7 @@ def batchnorm_backward(
     """
     n = _count(xhat)
     scale = inv_std if gain is None else _per_channel(gain, xhat.dim()) * inv_std
-    # The sums of a matrix broadcast without a first dimension, and have gain's shape.
+    # The sums of a matrix are (c): with one dimension fewer they broadcast faster.
     sum_d, sum_dxhat = column_sums(
         lambda dout, xhat: (dout, (dout, xhat)), dout, xhat, keepdim=xhat.dim() > 2
     )
@@ -108,7 +108,7 @@ def update_running_statistics(
     batch: BatchNorm,
     *,
     momentum: float = 0.1,
-    correction: int = 1,
+    correction: int,
 ) -> tuple[Tensor, Tensor]:
     """running = (1 - momentum) · running + momentum · batch, of the mean and of the variance
 
@@ -117,7 +117,7 @@ def update_running_statistics(
     is Bessel's, divided by n - 1, as PyTorch keeps it: training and evaluation differ by
     n / (n - 1) there, which the lecture calls a bug of the paper. With correction=1 they agree.
     """
-    _refuse_running_statistics(running_mean, running_var, batch.mean, momentum)
+    _refuse_running_statistics(running_mean, running_var, batch, momentum, correction)
     n = batch.xhat.numel() / batch.mean.numel()
     mean = batch.mean.reshape(running_mean.shape)
     var = batch.var.reshape(running_var.shape) * ((n - correction) / (n - 1))
@@ -198,8 +198,7 @@ def _refuse_batchnorm(
     _refuse_normalization(x, gain, bias, eps)
     if eps < torch.finfo(wide_dtype(x.dtype)).tiny:
         raise ValueError(f"eps must be above 0, got {eps}: equal rows have no deviation")
-    if not isinstance(correction, int):
-        raise TypeError(f"correction must be an integer, got {refuse.described(correction)}")
+    refuse.integer(correction=correction)
     if correction < 0:
         raise ValueError(f"correction must be 0 or more, got {correction}")
     n, least = _count(x), max(correction, 1)
@@ -227,12 +226,17 @@ def _refuse_batchnorm_inference(
         refuse.per_column(name, statistic, x.shape[1])
 
 
-def _refuse_running_statistics(mean: Tensor, var: Tensor, batch: Tensor, momentum: float) -> None:
-    """mean and var (c) or (1, c), as many as there are in the batch's (1, c, 1…)."""
+def _refuse_running_statistics(
+    mean: Tensor, var: Tensor, batch: BatchNorm, momentum: float, correction: int
+) -> None:
+    """mean and var (c) or (1, c), as many as the batch has channels."""
+    if not isinstance(batch, BatchNorm):
+        raise TypeError(f"batch must be the result of batchnorm, got {refuse.described(batch)}")
     for name, statistic in (("running_mean", mean), ("running_var", var)):
         refuse.floating(**{name: statistic})
-        refuse.per_column(name, statistic, batch.shape[1])
+        refuse.per_column(name, statistic, batch.mean.shape[1])
     refuse.number(momentum=momentum)
+    refuse.integer(correction=correction)
 
 
 def _refuse_normalization(x: Tensor, gain: Tensor | None, bias: Tensor | None, eps: float) -> None:

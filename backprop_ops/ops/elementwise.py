@@ -1,4 +1,7 @@
-"""Elementwise pairs. Operands broadcast as in torch; a number as an operand is a constant."""
+"""Elementwise pairs: x and out of one shape. Two operands broadcast, and a number is a constant.
+
+A wrong type or dtype is a TypeError, shapes that do not broadcast are a ValueError.
+"""
 
 from __future__ import annotations
 

@@ -66,8 +66,7 @@ def _refuse_embedding(places: Tensor, weight: Tensor, padding_idx: int | None) -
     refuse.matrix("weight", weight, "(rows, width)")
     if padding_idx is None:
         return
-    if not isinstance(padding_idx, int):
-        raise TypeError(f"padding_idx must be an integer, got {refuse.described(padding_idx)}")
+    refuse.integer(padding_idx=padding_idx)
     rows = weight.shape[0]
     if not -rows <= padding_idx < rows:
         raise IndexError(

@@ -10,7 +10,7 @@ import torch.nn.functional as F  # noqa: N812  # torch's own name for it
 from torch import Tensor
 
 from backprop_ops.ops import _refuse as refuse
-from backprop_ops.ops._large import in_one_piece
+from backprop_ops.ops._large import in_one_piece, log_sum_exp
 from backprop_ops.ops._precision import cast, wide
 from backprop_ops.pair import Index, Kept
 
@@ -88,13 +88,13 @@ def cross_entropy(
     reduction: str = "mean",
     label_smoothing: float = 0.0,
 ) -> CrossEntropy:
-    """out = -Σᵢ Σⱼ q[i, j] · ln softmax(logits)[i, j] / Σᵢ w[target[i]]
+    """out = -Σᵢ Σⱼ q[i, j] · ln softmax(logits)[i, j] / Σₖ w[target[k]]
 
     with q[i] = w · ((1 - label_smoothing) · one_hot(target[i]) + label_smoothing / classes), w = 1
     without weight: so -1/n Σ ln softmax(logits)[i, target[i]] by default.
 
-    Shapes, ignore_index and reduction as in `nll_loss`. The logarithm is taken of no probability,
-    which may be too small to be one, but as logits - ln Σ e^logits.
+    Shapes, ignore_index, reduction and errors as in `nll_loss`. The logarithm is logits - ln Σ
+    e^logits: that of a small probability would lose digits.
     """
     _refuse_classes("logits", logits, target, weight, ignore_index, reduction)
     _refuse_fraction("label_smoothing", label_smoothing)
@@ -127,10 +127,10 @@ def cross_entropy_backward(
     reduction: str = "mean",
     label_smoothing: float = 0.0,
 ) -> Tensor:
-    """dlogits[i] = dout / Σᵢ w[target[i]] · (softmax(logits)[i] · Σⱼ q[i, j] - q[i])
+    """dlogits[i] = dout / Σₖ w[target[k]] · (softmax(logits)[i] · Σⱼ q[i, j] - q[i])
 
-    so dout / n · (softmax(logits) - one_hot(target)) by default. Each row sums to zero: what the
-    probabilities push down, the target pulls up.
+    so dout / n · (softmax(logits) - one_hot(target)) by default, k over the rows that count. Each
+    row sums to zero: the probabilities push the logits down, and the target pulls its own up.
     """
     dim = _class_dimension(probs)
     dlosses = (dout.unsqueeze(dim) if reduction == "none" else dout) / divisor
@@ -233,24 +233,15 @@ def _loss(
     reduction: str,
     label_smoothing: float,
 ) -> Tensor:
-    """The loss of `cross_entropy`, from probs = softmax(scores) where arrays are large.
-
-    There a second exponential costs more than two reads: ln Σ e^scores is the largest score less
-    the logarithm of its probability, which is 1 / classes at least. Autograd would find two largest
-    probabilities where two are equal by rounding.
-    """
-    whole = in_one_piece(scores, probs)
-    if whole and not label_smoothing:  # one kernel
+    """The loss of `cross_entropy`; torch has one kernel for it without label_smoothing."""
+    if in_one_piece(scores, probs) and not label_smoothing:
         return F.cross_entropy(
             scores, target, weight, ignore_index=ignore_index, reduction=reduction
         )
     dim = _class_dimension(scores)
     ignored = (target == ignore_index).unsqueeze(dim)
     classes = target.unsqueeze(dim).masked_fill(ignored, 0)
-    if whole:
-        logsumexp = scores.logsumexp(dim, keepdim=True)
-    else:
-        logsumexp = scores.amax(dim, keepdim=True) - probs.amax(dim, keepdim=True).log()
+    logsumexp = log_sum_exp(scores, probs, dim)
     losses = _weighted(logsumexp - scores.gather(dim, classes), weight, classes)
     if label_smoothing:
         share, shares = _shares(label_smoothing, weight, scores)
@@ -313,14 +304,13 @@ def _refuse_classes(
             f"target must be of shape {tuple(rows)}, a class for each row of {name}, "
             f"got {tuple(target.shape)}"
         )
-    if not isinstance(ignore_index, int):
-        raise TypeError(f"ignore_index must be an integer, got {refuse.described(ignore_index)}")
+    refuse.integer(ignore_index=ignore_index)
 
 
 def _refuse_soft_classes(
     name: str, scores: Tensor, target: Tensor, weight: Tensor | None, reduction: str
 ) -> None:
-    """``scores`` as in `classes`, and the probability of each class in ``target``, of its shape."""
+    """``scores`` as in `_refuse_classes`; ``target``, of its shape, holds probabilities."""
     _refuse_scores(name, scores, weight, reduction)
     refuse.floating(**{name: scores, "target": target})
     if target.shape != scores.shape:

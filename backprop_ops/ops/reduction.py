@@ -1,4 +1,7 @@
-"""Reductions over one dimension, several, or all."""
+"""Reductions over one dimension, several, or all: x of any shape, out without those dimensions.
+
+With keepdim they stay, of size 1. A dimension that x lacks is an IndexError.
+"""
 
 from __future__ import annotations
 

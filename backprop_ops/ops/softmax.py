@@ -1,4 +1,7 @@
-"""Class probabilities and their logarithms."""
+"""Class probabilities and their logarithms: x and out of any one shape.
+
+A dimension that x lacks is an IndexError.
+"""
 
 from __future__ import annotations
 

@@ -60,7 +60,13 @@ def test_a_known_name_that_does_not_occur_is_no_news() -> None:
 def test_every_name(name: str) -> None:
     report = check(square, square_backward, (X,), skip=name, seed=0)
     absent = name in ("options", "indices", "inputs")
-    assert report.notes == (() if absent else (f"skipped: {name}",))
+    vacuous = ("vacuous: nothing proves dx; its values are skipped",) * (name == "value")
+    assert report.notes == (() if absent else (f"skipped: {name}", *vacuous))
+    assert report.ok == (not vacuous)
+
+
+def test_skipped_values_prove_nothing() -> None:
+    assert not check(square, lambda dout, x: 3 * x * dout, (X,), seed=0, skip=("value",))
 
 
 @pytest.mark.parametrize(
@@ -84,4 +90,5 @@ def test_a_text_with_a_mistake() -> None:
     note = f"nothing to skip: no variation is {text!r}: did you mean 'the upstream is transposed'?"
     for backward in (square_backward, lambda dout, x: 2 * x * dout.reshape(-1).view_as(x)):
         assert note in check(square, backward, (X,), seed=0, skip=text).notes
-    assert not check(square, square_backward, (X,), seed=0, skip="gain=0.25").notes
+    (note,) = check(square, square_backward, (X,), seed=0, skip="gain=0.25").notes
+    assert note == "nothing to skip: no variation is 'gain=0.25'"

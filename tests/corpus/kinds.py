@@ -25,11 +25,11 @@ class Kind(Enum):
         "Liger-Kernel#272, #343; unsloth#5002; pytorch#81417",
     )
     BROADCAST = (
-        "What was broadcast is not summed back, or along another axis, or to another shape.",
+        "A broadcast is not summed back, or along the wrong axis, or to the wrong shape.",
         "tvm#2465; pytorch#913; transformers#23774",
     )
     TIES = (
-        "Of equal maxima each gets the whole gradient, or near ones count as equal.",
+        "Each of several equal maxima gets the whole gradient, or near ones count as equal.",
         "mxnet#18563; pytorch#43519; onnxruntime#7217",
     )
     REPEATED_INDEX = (
@@ -105,7 +105,7 @@ class Kind(Enum):
         "cherimoya#50, #25; pytorch#187687",
     )
     FAN_OUT = (
-        "Of several paths to an input one overwrites the others.",
+        "One of several paths to an input overwrites the others.",
         "nntrainer#4025",
     )
     OTHER = ("None of these.", "written for this corpus")

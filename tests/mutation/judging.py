@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import torch
 
 from backprop_ops import check
-from backprop_ops.ops import _large as memory
+from backprop_ops.ops import _large
 from tests.corpus import FAMILIES, entries
 from tests.mutation.baselines import allclose, gradcheck
 from tests.mutation.mutation import Mutant, cache_of, calls
@@ -48,7 +48,7 @@ class Entry(NamedTuple):
             return pair.forward, self.mutant.backward, calls(pair)
         wrong, right = entries()
         written = (wrong | right)[self.name]
-        return written.forward, written.backward, [(written.args, written.kwargs, memory.CACHED)]
+        return written.forward, written.backward, [(written.args, written.kwargs, _large.CACHED)]
 
 
 @dataclass

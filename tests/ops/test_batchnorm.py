@@ -263,11 +263,13 @@ def test_running_statistics_are_torchs(shape: tuple[int, ...], correction: int) 
 def test_bad_running_statistics() -> None:
     batch = batchnorm(X, C, C)
     with pytest.raises(ValueError, match=r"running_mean must be of shape \(3,\) or \(1, 3\)"):
-        update_running_statistics(ones(4), C, batch)
+        update_running_statistics(ones(4), C, batch, correction=1)
     with pytest.raises(TypeError, match="running_var must be a floating Tensor"):
-        update_running_statistics(C, C.long(), batch)
+        update_running_statistics(C, C.long(), batch, correction=1)
     with pytest.raises(TypeError, match="momentum must be a number, got NoneType"):
-        update_running_statistics(C, C, batch, momentum=None)
+        update_running_statistics(C, C, batch, momentum=None, correction=1)
+    with pytest.raises(TypeError, match="batch must be the result of batchnorm, got Tensor"):
+        update_running_statistics(C, C, X, correction=1)
 
 
 def test_a_large_mean_costs_no_digits() -> None:

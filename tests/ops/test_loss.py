@@ -18,7 +18,7 @@ from backprop_ops import (
     nll_loss_backward,
     pairs,
 )
-from backprop_ops.ops import _large as memory
+from backprop_ops.ops import _large
 from tests.support.counterpart import Arguments, Counterpart, Departure
 from tests.support.exact import Matrix, exact, log_probabilities, zipped
 from tests.support.samples import bad, index, positive, real, sample
@@ -207,7 +207,7 @@ def test_cross_entropy_is_its_atomic_steps(batch: tuple[torch.Tensor, torch.Tens
 @pytest.mark.parametrize("reduction", ["none", "mean", "sum"])
 @pytest.mark.parametrize("label_smoothing", [0.0, 0.3])
 @pytest.mark.parametrize("weighted", [False, True])
-@pytest.mark.parametrize("cached", [memory.CACHED, 2])
+@pytest.mark.parametrize("cached", [_large.CACHED, 2])
 def test_every_option_is_torchs(
     shape: tuple[int, ...],
     reduction: str,
@@ -217,7 +217,7 @@ def test_every_option_is_torchs(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """All combinations, with class numbers (one of them ignored) and with probabilities."""
-    monkeypatch.setattr(memory, "CACHED", cached)
+    monkeypatch.setattr(_large, "CACHED", cached)
     generator = torch.Generator().manual_seed(1)
     logits = torch.randn(shape, generator=generator, dtype=torch.float64, requires_grad=True)
     rows = shape[:1] + shape[2:] if len(shape) > 1 else ()
@@ -244,10 +244,10 @@ def test_every_option_is_torchs(
             torch.testing.assert_close(gradient, torchs)
 
 
-@pytest.mark.parametrize("cached", [memory.CACHED, 2])
+@pytest.mark.parametrize("cached", [_large.CACHED, 2])
 def test_ignored_rows_alone(cached: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """A mean of nothing is nan, as in torch, and no row learns from it."""
-    monkeypatch.setattr(memory, "CACHED", cached)
+    monkeypatch.setattr(_large, "CACHED", cached)
     logits, target = ones(2, 3), tensor([-100, -100])
     loss = cross_entropy(logits, target)
     assert loss.out.isnan()
@@ -258,10 +258,10 @@ def test_ignored_rows_alone(cached: int, monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
-@pytest.mark.parametrize("cached", [memory.CACHED, 2])
+@pytest.mark.parametrize("cached", [_large.CACHED, 2])
 def test_far_from_zero(dtype: torch.dtype, cached: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Logits of ±1e4, whose exponentials overflow, and a logit of -inf."""
-    monkeypatch.setattr(memory, "CACHED", cached)
+    monkeypatch.setattr(_large, "CACHED", cached)
     logits, target = (
         tensor([[1e4, -1e4, 0.0], [0.0, float("-inf"), 1.0]], dtype=dtype),
         tensor([1, 2]),
@@ -272,9 +272,9 @@ def test_far_from_zero(dtype: torch.dtype, cached: int, monkeypatch: pytest.Monk
     assert cross_entropy_backward(dout, target, loss.probs, loss.divisor).isfinite().all()
 
 
-@pytest.mark.parametrize("cached", [memory.CACHED, 2])
+@pytest.mark.parametrize("cached", [_large.CACHED, 2])
 def test_a_target_out_of_range_is_named(cached: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(memory, "CACHED", cached)
+    monkeypatch.setattr(_large, "CACHED", cached)
     for weight in (None, ones(3)):
         for wrong in (3, -1):
             with pytest.raises(IndexError, match=r"target must lie in \[0, 2\], the classes"):

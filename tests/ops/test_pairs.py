@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from backprop_ops import Pair, check, pairs
-from backprop_ops.ops import _large as memory
+from backprop_ops.ops import _large
 from tests.support import families
 from tests.support.families import EXAMPLES, beside_the_ops
 from tests.support.samples import Bad, Drawing, Sample, drawings
@@ -102,7 +102,7 @@ def test_beyond_the_cache(
     pair: Pair, sample: Sample, monkeypatch: pytest.MonkeyPatch, device: str
 ) -> None:
     """With a cache of two elements every array is large."""
-    monkeypatch.setattr(memory, "CACHED", 2)
+    monkeypatch.setattr(_large, "CACHED", 2)
     args, options = Drawing(torch.float32, device=device).call(sample)
     report = check(pair.forward, pair.backward, args, options, seed=0)
     assert report, str(report)
@@ -110,11 +110,11 @@ def test_beyond_the_cache(
 
 # torch 2.4 has no batching rule for scatter_add_, and loops over it.
 @pytest.mark.filterwarnings("ignore:There is a performance drop:UserWarning")
-@pytest.mark.parametrize("cached", [memory.CACHED, 2])
+@pytest.mark.parametrize("cached", [_large.CACHED, 2])
 @pytest.mark.parametrize(("pair", "sample"), SAMPLES)
 def test_vmap(pair: Pair, sample: Sample, cached: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """With three of one argument, or of the upstream, and one of all others, as in a loop."""
-    monkeypatch.setattr(memory, "CACHED", cached)
+    monkeypatch.setattr(_large, "CACHED", cached)
     args, options = Drawing(torch.float64).call(sample)
     fields = pair.fields(pair.forward(*args, **options))
     upstreams = {name: torch.randn_like(fields[name]) for name in pair.outputs}
@@ -139,7 +139,7 @@ def test_vmap(pair: Pair, sample: Sample, cached: int, monkeypatch: pytest.Monke
         torch.testing.assert_close(batched, tuple(map(torch.stack, zip(*looped, strict=True))))
 
 
-@pytest.mark.parametrize("cached", [memory.CACHED, 2])
+@pytest.mark.parametrize("cached", [_large.CACHED, 2])
 @pytest.mark.parametrize("name", ["batchnorm", "cross_entropy"])
 def test_autograd_of_the_forward_under_vmap(
     name: str, cached: int, monkeypatch: pytest.MonkeyPatch
@@ -148,7 +148,7 @@ def test_autograd_of_the_forward_under_vmap(
 
     In the first row of logits the probabilities of the two largest are equal by rounding.
     """
-    monkeypatch.setattr(memory, "CACHED", cached)
+    monkeypatch.setattr(_large, "CACHED", cached)
     pair = pairs[name]
     several = torch.randn(3, 4, 3, dtype=torch.float64)
     several[0, 0] = torch.tensor([0.0, 1e-17, 1e-18])

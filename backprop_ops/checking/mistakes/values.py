@@ -1,4 +1,4 @@
-"""Numbers at which it fails: ties, corners, overflow, cancellation, a misplaced eps."""
+"""Numbers at which it fails: ties, kinks, overflow, cancellation, a misplaced eps."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def guard(evidence: Evidence) -> Iterator[Likely]:
 
 
 def ties(evidence: Evidence) -> Iterator[Likely]:
-    """Wrong at ties or corners alone."""
+    """Wrong at ties or kinks alone."""
     least, most = evidence.judge.interval(str(evidence.leaf))
     jumps = (most - least) > 1e-6 * (most.abs() + least.abs())
     wrong = evidence.wrong(evidence.given)
@@ -80,7 +80,7 @@ def ties(evidence: Evidence) -> Iterator[Likely]:
     at = integers.flatten()[0].item()
     yield (
         "kink",
-        f"{evidence.name} is outside of the one-sided slopes where the forward has a corner, as at "
+        f"{evidence.name} is outside of the one-sided slopes where the forward has a kink, as at "
         f"{at:g}",
     )
 
