@@ -373,14 +373,20 @@ def _referring(pair: Pair, reference: Callable[..., Any]) -> Pair:
 
 def _skipped(*skips: str | Iterable[str]) -> frozenset[str]:
     """All that is not to be tried; refused where a word is neither a property nor a family."""
-    names = frozenset(n for skip in skips for n in ((skip,) if isinstance(skip, str) else skip))
+    names: set[str] = set()
+    for skip in skips:
+        several = isinstance(skip, Iterable) and not isinstance(skip, str)
+        some: tuple[Any, ...] = tuple(skip) if several else (skip,)
+        if not all(isinstance(name, str) for name in some):
+            raise TypeError(f"skip must be a name or several names, got {skip!r}")
+        names.update(some)
     known = (*PROPERTIES, *FAMILIES)
     for name in sorted(names.difference(known)):
         if " " not in name and "=" not in name:  # as the text of every variation has
             near = difflib.get_close_matches(name, known, n=1)
             hint = f"did you mean {near[0]!r}?" if near else f"the names are {', '.join(known)}"
             raise ValueError(f"skip: {name!r} is no property and no family of variations: {hint}")
-    return names
+    return frozenset(names)
 
 
 def _type(value: object) -> str:

@@ -49,6 +49,12 @@ def test_an_unknown_name_is_refused_before_anything_is_called(skip: Any, message
         check(never_called, square_backward, (X,), skip=skip)
 
 
+@pytest.mark.parametrize("skip", [None, 1, ("value", 1)])
+def test_skip_is_a_name_or_several(skip: Any) -> None:
+    with pytest.raises(TypeError, match="skip must be a name or several names, got "):
+        check(never_called, square_backward, (X,), skip=skip)
+
+
 def test_a_known_name_that_does_not_occur_is_no_news() -> None:
     """There is no index here, no option, and no precision but one where that alone is tried."""
     report = check(square, square_backward, (X,), skip=("indices", "options"), seed=0)
