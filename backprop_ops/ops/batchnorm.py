@@ -169,7 +169,7 @@ def batchnorm_inference_backward(
 
 def _count(x: Tensor) -> int:
     """How many numbers are normalized together."""
-    return len(x) * x.shape[2:].numel()
+    return x.shape[0] * math.prod(x.shape[2:])
 
 
 def _per_channel(numbers: Tensor, rank: int) -> Tensor:

@@ -97,7 +97,7 @@ def cross_entropy(
     e^logits: that of a small probability would lose digits.
     """
     _refuse_classes("logits", logits, target, weight, ignore_index, reduction)
-    _refuse_fraction("label_smoothing", label_smoothing)
+    _refuse_smoothing(label_smoothing)
     scores, dim = wide(logits), _class_dimension(logits)
     class_weight = None if weight is None else wide(weight)
     probs = scores.softmax(dim)
@@ -170,7 +170,7 @@ def soft_cross_entropy(
     as torch; "sum" does not, "none" leaves the rows as they are.
     """
     _refuse_soft_classes("logits", logits, target, weight, reduction)
-    _refuse_fraction("label_smoothing", label_smoothing)
+    _refuse_smoothing(label_smoothing)
     dim = _class_dimension(logits)
     logprobs = wide(logits).log_softmax(dim)
     losses = -(_smoothed(target, weight, label_smoothing) * logprobs).sum(dim)
@@ -247,8 +247,8 @@ def _loss(
         share, shares = _shares(label_smoothing, weight, scores)
         everywhere = shares * logsumexp - (share * scores).sum(dim, keepdim=True)
         losses = (1 - label_smoothing) * losses + everywhere
-    losses = losses.masked_fill(ignored, 0).squeeze(dim)
-    return losses if reduction == "none" else losses.sum() / total
+    losses = losses.masked_fill(ignored, 0)
+    return losses.squeeze(dim) if reduction == "none" else losses.sum() / total
 
 
 def _classes(target: Tensor, scores: Tensor) -> Tensor:
@@ -298,10 +298,11 @@ def _refuse_classes(
     """``scores`` (classes), (n, classes) or (n, classes, …), and the class of each row."""
     _refuse_scores(name, scores, weight, reduction)
     refuse.index("target", target)
-    rows = scores.shape[:1] + scores.shape[2:] if scores.dim() > 1 else ()
+    sizes = tuple(scores.shape)
+    rows = sizes[:1] + sizes[2:] if len(sizes) > 1 else ()
     if target.shape != rows:
         raise ValueError(
-            f"target must be of shape {tuple(rows)}, a class for each row of {name}, "
+            f"target must be of shape {rows}, a class for each row of {name}, "
             f"got {tuple(target.shape)}"
         )
     refuse.integer(ignore_index=ignore_index)
@@ -344,7 +345,7 @@ def _refuse_scores(name: str, scores: Tensor, weight: Tensor | None, reduction: 
         raise ValueError(f"{name} must have at least one row to take a mean over, got 0 rows")
 
 
-def _refuse_fraction(name: str, option: float) -> None:
-    refuse.number(**{name: option})
-    if not 0 <= option <= 1:
-        raise ValueError(f"{name} must lie in [0, 1], got {option}")
+def _refuse_smoothing(label_smoothing: float) -> None:
+    refuse.number(label_smoothing=label_smoothing)
+    if not 0 <= label_smoothing <= 1:
+        raise ValueError(f"label_smoothing must lie in [0, 1], got {label_smoothing}")
