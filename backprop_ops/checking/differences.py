@@ -120,7 +120,7 @@ class Differences:
             errors.view(-1)[entry] = slope.error
         # What reaches an entry is not known here: at least the upstreams, or its neighbours.
         sizes = [value, *self._upstreams.values()]
-        largest = max(s.abs().nan_to_num(0).amax().item() for s in sizes if s.numel())
+        largest = max((s.abs().nan_to_num(0).amax().item() for s in sizes if s.numel()), default=0)
         return ERRORS * errors + ALLOWED[dtype.itemsize] * torch.finfo(dtype).eps * largest
 
     def proves(self, leaf: str, dtype: torch.dtype) -> bool:

@@ -161,9 +161,10 @@ class Autograd:
 
     def proves(self, leaf: str, dtype: torch.dtype) -> bool:
         value = self.expected[leaf]
-        if not value.numel():
+        sizes = [u.abs().amax().item() for u in self._upstreams.values() if u.numel()]
+        if not value.numel() or not sizes:
             return False
-        largest = max(u.abs().amax().item() for u in self._upstreams.values() if u.numel())
+        largest = max(sizes)
         for draws in range(1, DRAWS[-1] + 1):
             self._draw(draws)
             proving = proven(value, self.allowed(leaf, dtype), self._upstreams, dtype)

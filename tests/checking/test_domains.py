@@ -202,3 +202,21 @@ def test_a_sample_that_is_refused() -> None:
     message = "rotate, the reference, raises ValueError on the sample: r must be a rotation"
     with pytest.raises(ValueError, match=message):
         check(lambda r, v: v @ r.T, rotate_backward, (ROTATION + 1e-3, V), reference=rotate, seed=0)
+
+
+def product(x, w):
+    return x @ w
+
+
+def product_of_its_own(x, w):
+    with torch.no_grad():
+        return x @ w
+
+
+@pytest.mark.parametrize("forward", [product, product_of_its_own])
+def test_a_sample_without_rows_proves_nothing(forward: Callable[..., Tensor]) -> None:
+    """Its output is empty, so that no upstream reaches the weight."""
+    sample = (torch.zeros(0, 3), torch.randn(3, 4))
+    report = check(forward, lambda dout, x, w: (dout @ w.mT, x.mT @ dout), sample, seed=0)
+    assert not report.failures
+    assert report.vacuous[:1] == ("dx",)

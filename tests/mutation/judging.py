@@ -21,8 +21,14 @@ from tests.mutation.mutation import Mutant, cache_of, calls
 
 SECONDS = 120.0  # for one verdict
 
+
+def nothing_wrong(*call: Any) -> bool:
+    """`check` may prove nothing on a sample with an empty output, and finds nothing wrong there."""
+    return not check(*call, seed=0).failures
+
+
 JUDGES: Mapping[str, Callable[..., Any]] = {
-    "check": partial(check, seed=0),
+    "check": nothing_wrong,
     "gradcheck": partial(gradcheck, fast_mode=False),
     "gradcheck, fast": partial(gradcheck, fast_mode=True),
     "allclose in float32": allclose,

@@ -122,7 +122,7 @@ def survives(mutant: Mutant) -> bool:
     for args, options, cached in sorted(calls(mutant.pair), key=lambda call: agrees(mutant, *call)):
         try:
             with cache_of(cached):
-                if not check(mutant.pair.forward, mutant.backward, args, options, seed=0):
+                if check(mutant.pair.forward, mutant.backward, args, options, seed=0).failures:
                     return False
         except Exception:  # whatever it is, nobody takes the mutant for right
             return False
