@@ -26,6 +26,7 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from backprop_ops import Pair, check
+from backprop_ops.leaves import copied
 from backprop_ops.ops import _large
 from tests.support.families import beside
 from tests.support.samples import Drawing, real
@@ -132,7 +133,7 @@ def survives(mutant: Mutant) -> bool:
 def agrees(mutant: Mutant, args: tuple[Any, ...], options: dict[str, Any], cached: int) -> bool:
     """Whether it returns what the pair's own backward does, to rounding, on one sample."""
     pair = mutant.pair
-    arguments = pair.arguments(args, options)
+    arguments = copied(pair.arguments(args, options))  # a mutant may write to them
     result = pair.call(arguments)
     fields = pair.fields(result)
     torch.manual_seed(0)

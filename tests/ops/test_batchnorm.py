@@ -291,7 +291,10 @@ EQUIVALENT = {
             "batchnorm: sum_d, sum_dxhat: xhat.dim → inv_std.dim",
             "batchnorm: sum_d, sum_dxhat: xhat.dim → scale.dim",
         ),
-        "only the shape and the dtype are read": ("batchnorm: n: xhat → -xhat",),
+        "only the shape and the dtype are read": (
+            "batchnorm: n: xhat → -xhat",
+            "batchnorm: _as_gain.return: gain → -gain",
+        ),
         "the sums have a first dimension or none, and gain's shape afterwards": (
             "batchnorm: sum_d, sum_dxhat: column_sums(…, dout, xhat, keepdim=xhat.dim() > 2) → column_sums(…, dout, xhat)",
             "batchnorm: sum_d, sum_dxhat: xhat.dim() > 2 → xhat.dim() != 2",
@@ -301,10 +304,32 @@ EQUIVALENT = {
             "batchnorm: sum_d, sum_dxhat: 2 → -2",
         ),
         "the factors of a product": (
+            "batchnorm: bracket.return: torch.mul(scale, …, out=out) → torch.mul(…, scale, out=out)",
             "batchnorm: bracket.without_var: torch.addcmul(dout, xhat, sum_dxhat, value=-1 / (n - correction), out=out) → torch.addcmul(dout, sum_dxhat, xhat, value=-1 / (n - correction), out=out)",
         ),
         "the step makes an array of its own, and the last one writes into out": (
             "batchnorm: bracket.without_var: torch.addcmul(dout, xhat, sum_dxhat, value=-1 / (n - correction), out=out) → torch.addcmul(dout, xhat, sum_dxhat, value=-1 / (n - correction))",
+        ),
+        "a reshape that is not needed changes nothing": (
+            "batchnorm: _as_gain.return: sums.shape == gain.shape → False",
+            "batchnorm: _per_channel.return: rank == 2 → False",
+            "batchnorm: _per_channel.return: rank == 2 → rank < 2",
+            "batchnorm: _per_channel.return: rank == 2 → rank <= 2",
+            "batchnorm: _per_channel.return: rank → -1",
+            "batchnorm: _per_channel.return: rank → -rank",
+            "batchnorm: _per_channel.return: rank → 0",
+            "batchnorm: _per_channel.return: rank → 1",
+            "batchnorm: _per_channel.return: rank → rank + 1",
+            "batchnorm: _per_channel.return: 2 → -2",
+            "batchnorm: _per_channel.return: 2 → 0",
+            "batchnorm: _per_channel.return: 2 → 1",
+        ),
+        "wide() changes nothing, for the next step is with a float32 and computes in float32 anyway": (
+            "batchnorm: _per_channel.return: wide(numbers) → numbers",
+            "batchnorm: _per_channel.return: wide(numbers) → numbers (#2)",
+        ),
+        "the last step may write into the array of the step before, which is its own": (
+            "batchnorm: bracket.return: out=out → out=without_var",
         ),
     },
     "batchnorm_inference": {
