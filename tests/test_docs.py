@@ -22,6 +22,10 @@ MEASURED = {
     "parity.md": {"rel": 0.1, "abs": 1.0},  # a unit in the last place, as test_accuracy.py allows
 }
 
+# A row of the errors, as far as ours. How far torch's own sums cancel depends on the width of the
+# processor's registers: its figures differ by a factor of three between two machines.
+OURS = re.compile(r"(?m)^(\| \S+ \| b?float\d+ \| \S+ \|).*$")
+
 
 @pytest.mark.parametrize(
     "page",
@@ -40,6 +44,7 @@ def test_page_is_current(page: Path) -> None:
     if page.name not in MEASURED:
         assert now == text
         return
+    text, now = (OURS.sub(r"\1", each) for each in (text, now))
     assert words(now) == words(text)
     numbers = [float(number) for number in NUMBER.findall(text)]
     found = [float(number) for number in NUMBER.findall(now)]
