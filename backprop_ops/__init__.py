@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Mapping as _Mapping
 
+    from backprop_ops.autograd import differentiable as differentiable
     from backprop_ops.broadcasting import sum_to as sum_to
     from backprop_ops.checking.checker import assert_backward as assert_backward
     from backprop_ops.checking.checker import check as check
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from backprop_ops.comparison import Comparison as Comparison
     from backprop_ops.comparison import cmp as cmp
     from backprop_ops.comparison import compare as compare
+    from backprop_ops.library import custom_op as custom_op
     from backprop_ops.ops.batchnorm import *
     from backprop_ops.ops.elementwise import *
     from backprop_ops.ops.indexing import *
@@ -43,6 +45,7 @@ else:  # out of a type checker's sight, so that it refuses a name that does not 
     import sys
 
     _HOME = {
+        "differentiable": "autograd",
         "sum_to": "broadcasting",
         "BackwardError": "checking.report",
         "Failure": "checking.report",
@@ -52,6 +55,7 @@ else:  # out of a type checker's sight, so that it refuses a name that does not 
         "Comparison": "comparison",
         "cmp": "comparison",
         "compare": "comparison",
+        "custom_op": "library",
         "Index": "pair",
         "Kept": "pair",
         "Pair": "pair",

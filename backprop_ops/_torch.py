@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch._decomp import decomposition_table
+from torch._functorch.utils import unwrap_dead_wrappers
 from torch.utils._python_dispatch import TorchDispatchMode
 
 
@@ -30,6 +31,31 @@ class DispatchMode(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch
 def transforms_active() -> bool:
     """Whether `torch.func` transforms the running code, as vmap and jacrev do."""
     return torch._C._are_functorch_transforms_active()
+
+
+def any_autocast() -> bool:
+    """Whether autocast is on for any kind of device."""
+    return torch._C._is_any_autocast_enabled()
+
+
+def version(x: Tensor) -> int | None:
+    """How often a tensor has been written to; None for one of inference mode, which hides it."""
+    return None if x.is_inference() else x._version
+
+
+def memory_of(x: Tensor) -> int:
+    """The memory of a tensor, by a number of its own; of a fake or meta tensor too."""
+    return int(x.untyped_storage()._cdata)
+
+
+def apply_function(function: type[torch.autograd.Function], *args: Any) -> Any:
+    """``function.apply``, without the defaults of its ``forward``, which take it longer than all
+    the rest.
+    """
+    if transforms_active() or torch.compiler.is_compiling():
+        return function.apply(*args)  # type: ignore[no-untyped-call]  # torch's is untyped
+    args = unwrap_dead_wrappers(args)  # as `apply` does: of a transform that has ended
+    return super(torch.autograd.Function, function).apply(*args)  # type: ignore[misc]  # as above
 
 
 def decomposition(operation: Any) -> Callable[..., Any] | None:

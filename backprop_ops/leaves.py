@@ -6,7 +6,8 @@ values, as `Pair.arguments` makes it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from itertools import islice
 from typing import Any, TypeGuard
 
 import torch
@@ -39,6 +40,33 @@ def by_leaf(values: Mapping[str, Any]) -> dict[str, Any]:
 def tensors(arguments: Arguments) -> dict[str, Tensor]:
     """Every tensor of a call, indices and masks too."""
     return {name: v for name, v in by_leaf(arguments).items() if isinstance(v, Tensor)}
+
+
+Lengths = tuple[tuple[type, int] | None, ...]
+"""Of each value: the type and length of a sequence, None for any other; () for no sequence."""
+
+
+def flattened(values: Iterable[Any]) -> tuple[Lengths, list[Any]]:
+    """The values with every sequence taken apart, since autograd finds no tensor inside one."""
+    values = list(values)
+    sequences = [isinstance(value, (tuple, list)) for value in values]
+    if True not in sequences:
+        return (), values
+    lengths = tuple(
+        (type(value), len(value)) if sequence else None
+        for value, sequence in zip(values, sequences, strict=True)
+    )
+    return lengths, [part for value in values for part in parts(value)]
+
+
+def regrouped(lengths: Lengths, flat: Iterable[Any]) -> list[Any]:
+    """What `flattened` took apart, put together."""
+    if not lengths:
+        return list(flat)
+    rest = iter(flat)
+    return [
+        next(rest) if length is None else length[0](islice(rest, length[1])) for length in lengths
+    ]
 
 
 def replaced(arguments: Arguments, leaves: Mapping[str, Any]) -> dict[str, Any]:

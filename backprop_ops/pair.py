@@ -19,7 +19,7 @@ from collections import namedtuple
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Annotated, Any, TypeAlias
+from typing import Annotated, Any, TypeAlias, TypeGuard
 
 from torch import Tensor
 
@@ -62,6 +62,26 @@ class Pair:
     saved: tuple[str, ...]
     slotted: Mapping[str, bool | None] = dataclasses.field(compare=False)
     """Whether an input has a gradient slot; None where no annotation says so: the call decides."""
+
+    _defaults: dict[str, Any] = dataclasses.field(init=False, repr=False, compare=False)
+    """Every parameter of the forward in order, None for one without a default."""
+    _required: set[str] = dataclasses.field(init=False, repr=False, compare=False)
+    _positional: tuple[str, ...] = dataclasses.field(init=False, repr=False, compare=False)
+    """The backward's parameters by position, and by keyword alone."""
+    _keyword: tuple[str, ...] = dataclasses.field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        """Read both signatures once, since a call would take longer to read them than to run."""
+        parameters = inspect.signature(self.forward).parameters.values()
+        asked = inspect.signature(self.backward).parameters.values()
+        read = {
+            "_defaults": {p.name: None if p.default is p.empty else p.default for p in parameters},
+            "_required": {p.name for p in parameters if p.default is p.empty},
+            "_positional": tuple(p.name for p in asked if p.kind in _POSITIONAL),
+            "_keyword": tuple(p.name for p in asked if p.kind not in _POSITIONAL),
+        }
+        for name, value in read.items():
+            object.__setattr__(self, name, value)  # the class is frozen
 
     @classmethod
     def bind(
@@ -126,9 +146,12 @@ class Pair:
 
     def arguments(self, args: Sequence[Any], options: Mapping[str, Any]) -> dict[str, Any]:
         """Every parameter of the forward by name, options left at their defaults included."""
-        bound = inspect.signature(self.forward).bind(*args, **options)
-        bound.apply_defaults()
-        return dict(bound.arguments)
+        given = {**dict(zip(self.inputs, args, strict=False)), **options}
+        arguments = {**self._defaults, **given}
+        once = len(given) == len(args) + len(options) and len(args) <= len(self.inputs)
+        if not (once and len(arguments) == len(self._defaults) and self._required <= given.keys()):
+            inspect.signature(self.forward).bind(*args, **options)  # raises the TypeError
+        return arguments
 
     def fields(self, result: Any) -> dict[str, Any]:
         """The fields of the forward's result by name; a bare Tensor is the field ``out``."""
@@ -169,15 +192,25 @@ class Pair:
         """
         values = {**arguments, **self.fields(result)}
         values.update((f"d{output}", upstream) for output, upstream in upstreams.items())
-        asked = inspect.signature(self.backward).parameters.values()
-        positional = [values[p.name] for p in asked if p.kind in _POSITIONAL]
-        keyword = {p.name: values[p.name] for p in asked if p.kind not in _POSITIONAL}
-        return self._by_slot(self.backward(*positional, **keyword), arguments)
-
-    def _by_slot(self, returned: Any, arguments: Mapping[str, Any]) -> dict[str, Any]:
         slots = self.slots(arguments)
+        return self.call_backward(values, slots, self.alone_a_sequence(arguments, slots))
+
+    def alone_a_sequence(self, arguments: Mapping[str, Any], slots: tuple[str, ...]) -> bool:
+        """Whether there is one slot, and it holds a sequence, which may be returned as it is."""
+        return len(slots) == 1 and isinstance(arguments[slots[0]], (tuple, list))
+
+    def call_backward(
+        self, values: Mapping[str, Any], slots: tuple[str, ...], alone_a_sequence: bool
+    ) -> dict[str, Any]:
+        """As `gradients`, of everything that the backward asks for, by name."""
+        returned = self.backward(
+            *[values[name] for name in self._positional],
+            **{name: values[name] for name in self._keyword},
+        )
+        return self._by_slot(returned, slots, alone_a_sequence)
+
+    def _by_slot(self, returned: Any, slots: tuple[str, ...], sequence: bool) -> dict[str, Any]:
         gradients = returned if isinstance(returned, tuple) else (returned,)
-        sequence = len(slots) == 1 and isinstance(arguments[slots[0]], (tuple, list))
         if len(slots) < len(self.inputs) == len(gradients):  # as an autograd.Function returns them
             by_input = dict(zip(self.inputs, gradients, strict=True))
             rest_is_none = all(by_input[name] is None for name in self.inputs if name not in slots)
@@ -206,6 +239,26 @@ class Pair:
 def make_record(name: str, fields: Sequence[str]) -> Any:
     """A NamedTuple whose fields are known only now."""
     return namedtuple(name, fields)
+
+
+def record_of(forward: Callable[..., Any]) -> type[tuple[Any, ...]] | None:
+    """The NamedTuple that a forward returns: its annotation, or the only one its code names."""
+    hints = parameter_hints(forward)
+    if "return" in hints:
+        returns = hints["return"]
+        return returns if _is_record(returns) else None
+    function = inspect.unwrap(_whole(forward))
+    code = getattr(function, "__code__", None)
+    if code is None:
+        return None
+    names = inspect.getclosurevars(function)
+    seen = {**names.globals, **names.nonlocals}
+    records = {value for value in seen.values() if _is_record(value)}
+    return records.pop() if len(records) == 1 else None
+
+
+def _is_record(value: Any) -> TypeGuard[type[tuple[Any, ...]]]:
+    return isinstance(value, type) and issubclass(value, tuple) and hasattr(value, "_fields")
 
 
 def function_name(function: Callable[..., Any]) -> str:
@@ -289,7 +342,7 @@ def _fields(
     None for those where neither the forward nor its record is annotated: the backward tells.
     """
     returns = hints.get("return", Tensor)
-    if isinstance(returns, type) and hasattr(returns, "_fields"):
+    if _is_record(returns):
         record = returns
     if record is None:
         if (typing.get_origin(returns) or returns) in (tuple, list, dict, types.NoneType):

@@ -49,7 +49,9 @@ def autograd_pair(
     """The pair of ``function`` and its own backward; ``result`` is what it makes of the sample."""
     name, inputs = _name(function), _inputs(function, len(args))
     named = _named(name, result)
-    outputs = tuple(o for o, v in named.items() if takes_gradient(v))
+    made_of = pair_of(function)
+    kept = () if made_of is None else made_of.kept
+    outputs = tuple(o for o, v in named.items() if takes_gradient(v) and o not in kept)
     if not outputs:
         raise TypeError(f"{name} must return a Tensor or a tuple of Tensors, got {type(result)}")
     record: Any = make_record("Attached", (*outputs, _LEAVES))
@@ -92,10 +94,15 @@ def autograd_pair(
     slotted = {name: i in slots for i, name in enumerate(inputs)}
     options = tuple(kwargs)
     saved = (*outputs, _LEAVES)
-    kept = (_LEAVES,)
     return AutogradPair(
-        name, forward, backward, inputs, options, outputs, kept, saved, slotted, function
+        name, forward, backward, inputs, options, outputs, (_LEAVES,), saved, slotted, function
     )
+
+
+def pair_of(function: Callable[..., Any]) -> Pair | None:
+    """The pair that a function is made of, as `differentiable` and `custom_op` make one."""
+    pair = getattr(function, "pair", None)
+    return pair if isinstance(pair, Pair) else None
 
 
 def _name(function: Callable[..., Any]) -> str:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from backprop_ops import context
-from backprop_ops.checking.autograd_pair import autograd_pair
+from backprop_ops.checking.autograd_pair import autograd_pair, pair_of
 from backprop_ops.checking.diagnosis import likely_mistake
 from backprop_ops.checking.differences import Differences
 from backprop_ops.checking.evidence import Evidence
@@ -48,7 +48,8 @@ def check(
     """Check ``backward`` against ``forward`` on one ordinary sample and on harder ones made of it.
 
     ``backward``: by hand, or None for the one that autograd already has for ``forward``: that of a
-    Function's ``apply``, of a custom op, of a compiled function. ``args``: the forward's positional
+    Function's ``apply``, of a custom op, of a compiled function; one made of a pair, as by
+    `differentiable`, is judged beside the pair's forward. ``args``: the forward's positional
     arguments, ``kwargs`` its keyword-only ones; on any device, where everything derived stays.
     ``reference``: another forward that autograd can differentiate, for one that it cannot; without
     one, finite differences judge. ``seed``: of what is drawn; a fresh one unless given, and the
@@ -77,6 +78,9 @@ def check(
     seed = random.SystemRandom().getrandbits(32) if seed is None else seed
     pair, arguments = _bind(forward, backward, args, kwargs)
     judged_by = pair if backward is not None else None
+    made_of = pair_of(forward) if backward is None else None
+    if reference is None and made_of is not None:
+        reference = made_of.forward
     if reference is not None:
         with _on_the_sample(reference, "reference"):
             judged_by = _in_its_mode(_referring(pair, reference), arguments)

@@ -12,6 +12,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+_NUMBERS = (int, float, torch.SymInt, torch.SymFloat)  # the last two while a compiler looks on
+
 
 def tensor(name: str, value: object) -> None:
     if not isinstance(value, Tensor):
@@ -35,7 +37,7 @@ def broadcastable(**operands: Tensor | float) -> None:
     """Floating Tensors of one dtype whose shapes broadcast, and numbers, but not numbers alone."""
     tensors = {}
     for name, operand in operands.items():
-        if isinstance(operand, (int, float)) and not isinstance(operand, bool):
+        if isinstance(operand, _NUMBERS) and not isinstance(operand, bool):
             continue
         if not isinstance(operand, Tensor):
             raise TypeError(f"{name} must be a Tensor or a number, got {described(operand)}")
@@ -50,13 +52,13 @@ def broadcastable(**operands: Tensor | float) -> None:
 
 def number(**options: float) -> None:
     for name, option in options.items():
-        if not isinstance(option, (int, float)) or isinstance(option, bool):
+        if not isinstance(option, _NUMBERS) or isinstance(option, bool):
             raise TypeError(f"{name} must be a number, got {described(option)}")
 
 
 def integer(**options: int) -> None:
     for name, option in options.items():
-        if not isinstance(option, int) or isinstance(option, bool):
+        if not isinstance(option, (int, torch.SymInt)) or isinstance(option, bool):
             raise TypeError(f"{name} must be an integer, got {described(option)}")
 
 
