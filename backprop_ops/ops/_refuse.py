@@ -12,7 +12,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-_NUMBERS = (int, float, torch.SymInt, torch.SymFloat)  # the last two while a compiler looks on
+# While a compiler looks on, a size is a SymInt, and an option may be a SymFloat.
+INTEGERS = (int, torch.SymInt)
+_NUMBERS = (*INTEGERS, float, torch.SymFloat)
 
 
 def tensor(name: str, value: object) -> None:
@@ -58,7 +60,7 @@ def number(**options: float) -> None:
 
 def integer(**options: int) -> None:
     for name, option in options.items():
-        if not isinstance(option, (int, torch.SymInt)) or isinstance(option, bool):
+        if not isinstance(option, INTEGERS) or isinstance(option, bool):
             raise TypeError(f"{name} must be an integer, got {described(option)}")
 
 
@@ -80,13 +82,13 @@ def dimensions(x: Tensor, dim: int | tuple[int, ...] | None) -> None:
         return
     for each in dim:
         dimension(x, each)
-    if len({each % max(x.dim(), 1) for each in dim}) != len(dim):
+    if len({int(each) % max(x.dim(), 1) for each in dim}) != len(dim):
         raise ValueError(f"dim must name each dimension once, got {tuple(dim)}")
 
 
 def not_empty(x: Tensor, dim: int | tuple[int, ...] | None, why: str) -> None:
     """At least one element along ``dim`` (None: in all of ``x``) for each element of the result."""
-    dims = range(x.dim()) if dim is None else (dim,) if isinstance(dim, int) else dim
+    dims = range(x.dim()) if dim is None else dim if isinstance(dim, (tuple, list)) else (dim,)
     if x.dim() and any(x.shape[d] == 0 for d in dims or range(x.dim())):
         raise ValueError(
             f"x must have at least one element along dim={dim}, got shape {tuple(x.shape)}: {why}"

@@ -77,8 +77,8 @@ def max_backward(dout: Tensor, x: Tensor, *, dim: int) -> Tensor:
 
 def _reduced(x: Tensor, dim: int | tuple[int, ...] | None) -> set[int]:
     """The dimensions that ``dim`` names, counted from 0; none named means all, as in torch."""
-    dims = () if dim is None else (dim,) if isinstance(dim, int) else dim
-    return {d % x.dim() for d in dims if x.dim()} or set(range(x.dim()))
+    dims = () if dim is None else dim if isinstance(dim, (tuple, list)) else (dim,)
+    return {int(d) % x.dim() for d in dims if x.dim()} or set(range(x.dim()))
 
 
 def _unreduced(dout: Tensor, x: Tensor, dim: int | tuple[int, ...] | None, keepdim: bool) -> Tensor:

@@ -30,7 +30,9 @@ def reshape_backward(dout: Tensor, x: Tensor) -> Tensor:
 
 def _refuse_shape(x: Tensor, shape: Sequence[int]) -> None:
     """``shape`` has as many elements as ``x``, with one size left as -1 at most."""
-    if not isinstance(shape, (tuple, list)) or not all(isinstance(size, int) for size in shape):
+    if not isinstance(shape, (tuple, list)) or not all(
+        isinstance(size, refuse.INTEGERS) for size in shape
+    ):
         raise TypeError(f"shape must be a tuple of integers, got {refuse.described(shape)}")
     known = math.prod([size for size in shape if size != -1])
     free = len(shape) - sum(size != -1 for size in shape)
