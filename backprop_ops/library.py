@@ -20,7 +20,7 @@ from torch import Tensor
 
 from backprop_ops._torch import apply_function, memory_of, transforms_active
 from backprop_ops.autograd import differentiable, kept_in_a_loss
-from backprop_ops.leaves import flattened, mapped, parts, regrouped, takes_gradient
+from backprop_ops.leaves import flattened, parts, regrouped, takes_gradient
 from backprop_ops.pair import Pair, PairError, parameter_hints, record_of
 
 P = ParamSpec("P")
@@ -67,7 +67,6 @@ class CustomOp(Generic[P, R]):
         self._transformed = differentiable(forward, backward)  # `torch.func` takes no operator
         self._slots = _slots(self.pair)
         fields = ("out",) if self._record is None else self._record._fields  # type: ignore[attr-defined]  # a NamedTuple has it
-        _refuse_fields(self.pair.name, self._record)
         Operators(self.pair, self._slots, fields, name)
         namespace, _, short = name.partition("::")
         self.op = getattr(getattr(torch.ops, namespace), short).default
@@ -134,7 +133,7 @@ TAKEN: dict[str, Callable[[Any], bool]] = {
     "ScalarType": lambda value: isinstance(value, torch.dtype),
     "Device": lambda value: isinstance(value, torch.device),
     "SymInt[]": _is_list_of(int, torch.SymInt),
-    "Tensor?[]": _is_list_of(Tensor, types.NoneType),
+    "Tensor[]": _is_list_of(Tensor),
     "float[]": _is_list_of(int, float),
 }
 OF_HINT = {
@@ -146,7 +145,7 @@ OF_HINT = {
     torch.dtype: "ScalarType",
     torch.device: "Device",
 }
-LISTS = {"SymInt": "SymInt[]", "Tensor": "Tensor?[]", "Scalar": "float[]"}
+LISTS = {"SymInt": "SymInt[]", "Tensor": "Tensor[]", "Scalar": "float[]"}
 
 
 @dataclass(frozen=True)
@@ -161,15 +160,27 @@ class Slot:
 
     @property
     def label(self) -> str:
-        kind = self.type.replace("?", "").replace("[]", "s").lower()
+        kind = self.type.replace("[]", "s").lower()
         return self.name if self.alone else f"{self.name}_{kind}"
 
+    @property
+    def nothing(self) -> list[Any] | None:
+        """What stands for no value; torch has no list of Tensors that is None."""
+        return [] if self.type == "Tensor[]" else None
+
+    @property
+    def written_default(self) -> str | None:
+        """The default in the schema's words; None where it has none for it."""
+        default = list(self.default) if isinstance(self.default, tuple) else self.default
+        if isinstance(default, str):
+            return f'"{default}"'
+        known = default is None or isinstance(default, (bool, int, float, list))
+        return str(default) if known and self.type != "Tensor[]" else None
+
     def declared(self, *, with_default: bool) -> str:
-        default = ""
-        if with_default:
-            quoted = f'"{self.default}"' if isinstance(self.default, str) else self.default
-            default = f"={quoted}"
-        return f"{self.type}{'?' * self.optional} {self.label}{default}"
+        mark = "?" if self.optional and self.nothing is None else ""
+        default = f"={self.written_default}" if with_default else ""
+        return f"{self.type}{mark} {self.label}{default}"
 
     def takes(self, value: Any) -> bool:
         return TAKEN[self.type](value)
@@ -201,16 +212,6 @@ def _slots(pair: Pair) -> tuple[Slot, ...]:
     return tuple(slots)
 
 
-def _refuse_fields(name: str, record: type[tuple[Any, ...]] | None) -> None:
-    hints = {} if record is None else parameter_hints(record)
-    for field, hint in hints.items():
-        if hint is not Any and set(_kinds(hint)) != {"Tensor"}:
-            raise PairError(
-                f"{name}: {field} cannot be returned by an operator of torch: it returns Tensors, "
-                f"and the annotation says {getattr(hint, '__name__', hint)}"
-            )
-
-
 def _kinds(hint: Any) -> Iterator[str]:
     """The types of an operator that an annotation comes to; the annotation itself for no type."""
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
@@ -225,7 +226,7 @@ def _kinds(hint: Any) -> Iterator[str]:
     elif origin is Literal:
         yield from (kind for argument in arguments for kind in _kinds(type(argument)))
     elif isinstance(origin, type) and issubclass(origin, Sequence):
-        inside = {kind for part in arguments if part is not ... for kind in _kinds(part)} - {"None"}
+        inside = {kind for part in arguments if part is not ... for kind in _kinds(part)}
         kind = inside.pop() if len(inside) == 1 else ""
         yield LISTS.get(kind, str(hint))
     elif isinstance(hint, type) and hint in OF_HINT:
@@ -239,38 +240,42 @@ def _kinds(hint: Any) -> Iterator[str]:
 def _passed(slots: Iterable[Slot], values: Mapping[str, Any]) -> list[Any]:
     """The arguments of the operator. A value goes to the first slot that takes it."""
     passed: list[Any] = []
-    gone: set[str] = set()
+    waiting = {name: value for name, value in values.items() if value is not None}
     for slot in slots:
-        value = values[slot.name]
-        if slot.alone:
-            passed.append(value)
-        elif value is not None and slot.name not in gone and slot.takes(value):
-            gone.add(slot.name)
+        value = waiting.get(slot.name)
+        if value is not None and slot.takes(value):
+            del waiting[slot.name]
             passed.append(list(value) if isinstance(value, tuple) else value)
         else:
-            passed.append(None)
+            passed.append(slot.nothing)
+    for name, value in waiting.items():
+        if any(slot.name == name for slot in slots):
+            types = " or ".join(slot.type for slot in slots if slot.name == name)
+            raise TypeError(f"{name} must be {types}, got {type(value).__name__}")
     return passed
 
 
 def _received(slots: Sequence[Slot], passed: Sequence[Any]) -> dict[str, Any]:
     """What `_passed` passed, by name; torch leaves out the last ones that are at their defaults."""
-    values: dict[str, Any] = {}
+    values: dict[str, Any] = dict.fromkeys(slot.name for slot in slots)
     defaults = [slot.default for slot in slots[len(passed) :]]
     for slot, value in zip(slots, (*passed, *defaults), strict=True):
-        if values.get(slot.name) is None:
+        empty = isinstance(value, list) and value == slot.nothing
+        if values[slot.name] is None and not empty:
             values[slot.name] = tuple(value) if isinstance(value, list) else value
     return values
 
 
-def _schema(slots: Sequence[Slot], further: Sequence[str], returns: str) -> str:
-    """Defaults only where all that follow have one too, as torch demands."""
-    plain = [slot.default is inspect.Parameter.empty for slot in slots]
-    first = len(plain) - plain[::-1].index(True) if True in plain else 0
-    declared = [
-        slot.declared(with_default=not further and place >= first)
-        for place, slot in enumerate(slots)
-    ]
-    return f"({', '.join((*further, *declared))}) -> {returns}"
+def _schema(slots: Sequence[Slot], first: Sequence[str], returns: str) -> str:
+    """Defaults for the last slots alone, as torch demands; beside a list of Tensors for none.
+
+    torch leaves out arguments at their defaults, and then counts the gradients of a list wrongly.
+    """
+    plain = [slot.written_default is None for slot in slots]
+    lists = any(slot.type == "Tensor[]" for slot in slots)
+    begin = len(plain) if lists or first else len(plain) - [*plain[::-1], True].index(True)
+    declared = [slot.declared(with_default=place >= begin) for place, slot in enumerate(slots)]
+    return f"({', '.join((*first, *declared))}) -> {returns}"
 
 
 SHAPES = ("SymInt[] sizes", "int[] ranks", "ScalarType[] dtypes", "int[] counts")
@@ -380,9 +385,11 @@ class Operators:
             [_count(values[p]) for p in self.taking],
         )
         ctx.outputs = [(returned[o].shape, returned[o].dtype) for o in self.pair.outputs]
-        # Whether each value of the call takes a gradient: a list where it is a list.
+        # Which values of the call take a gradient; a list for a list of Tensors, as torch asks.
         ctx.taking = [
-            mapped(takes_gradient, value) if slot.name in self.taking else None
+            [slot.name in self.taking and takes_gradient(x) for x in value]
+            if slot.type == "Tensor[]"
+            else slot.name in self.taking and takes_gradient(value)
             for slot, value in zip(self.slots, inputs, strict=False)
         ]
         ctx.lengths, flat = flattened(_passed(self.saved, {**values, **returned}))
@@ -394,7 +401,7 @@ class Operators:
         flowing = [given[output] for output in self.pair.outputs]
         some = next((u for u in flowing if u is not None), None)
         if some is None:
-            return (None,) * len(ctx.taking)
+            return tuple([None] * len(t) if isinstance(t, list) else None for t in ctx.taking)
         full = [
             some.new_zeros(shape, dtype=dtype) if u is None else u
             for u, (shape, dtype) in zip(flowing, ctx.outputs, strict=True)
@@ -403,10 +410,10 @@ class Operators:
         flat = [other if x is None else x for x, other in tensors]
         gradients = iter(self.backward(*full, *ctx.shapes, *regrouped(ctx.lengths, flat)))
         return tuple(
-            [next(gradients) if leaf is True else None for leaf in taking]
+            [next(gradients) if leaf else None for leaf in taking]
             if isinstance(taking, list)
             else next(gradients)
-            if taking is True
+            if taking
             else None
             for taking in ctx.taking
         )

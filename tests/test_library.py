@@ -15,7 +15,7 @@ from torch._dynamo.testing import CompileCounterWithBackend
 from torch.func import grad, jacrev, vmap
 
 import backprop_ops
-from backprop_ops import Pair, PairError, check, custom_op, pairs
+from backprop_ops import Kept, Pair, PairError, check, custom_op, pairs
 from backprop_ops.library import CustomOp
 from tests.support.samples import Drawing, Sample
 from tests.test_autograd import (
@@ -256,16 +256,27 @@ class TestAStrangersPair:
         with pytest.raises(PairError, match=r"keyed: table cannot be passed.*dict\[str, int\]"):
             made(keyed, lambda dout, table: dout * table["factor"])
 
+    def test_a_value_that_no_operator_takes(self) -> None:
+        with pytest.raises(TypeError, match=r"x must be Tensor, got float"):
+            OPS["tanh"](1.5)
+        with pytest.raises(TypeError, match=r"y must be Tensor or Scalar, got str"):
+            OPS["mul"](real(3), "2")
+        with pytest.raises(TypeError, match=r"xs must be Tensor or .*Tensor\[\].*, got list"):
+            made(joined, joined_backward)([real(3), None])
+
     def test_a_field_that_is_no_tensor(self) -> None:
         class Counted(NamedTuple):
             out: Tensor
-            count: int
+            count: Kept
 
         def counted(x: Tensor) -> Counted:
             return Counted(x * 2, x.numel())
 
-        with pytest.raises(PairError, match=r"counted: count cannot be returned.*int"):
-            made(counted, lambda dout: dout * 2)
+        op = made(counted, lambda dout: dout * 2)
+        with pytest.raises(
+            TypeError, match=r"must return the Tensors out, count, got .*count: int"
+        ):
+            op(real(3))
 
     def test_a_gradient_of_a_wrong_shape(self) -> None:
         op = made(backprop_ops.tanh, lambda dout, out: (dout * (1 - out * out)).sum(0))
