@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import accumulate, chain
 from typing import Any, Generic, ParamSpec, TypeVar, cast
@@ -89,7 +89,8 @@ class Values:
 
     def by_name(self, flat: Iterable[Any]) -> dict[str, Any]:
         """What `flattened` took apart, put together."""
-        return dict(zip(self.names, regrouped(self.lengths, flat), strict=True))
+        values = regrouped(self.lengths, flat) if self.lengths else flat
+        return dict(zip(self.names, values, strict=True))
 
 
 @dataclass(frozen=True)
@@ -128,6 +129,7 @@ def _function(pair: Pair, fields: tuple[str, ...]) -> type[torch.autograd.Functi
     """The Function of a pair. Its arguments: the layout, and the values."""
     kept_at = tuple(i for i, name in enumerate(fields) if name in pair.kept)
     output_at = tuple(i for i, name in enumerate(fields) if name in pair.outputs)
+    annotated = None if None in pair.slotted.values() else pair.slots({})
 
     class PairFunction(torch.autograd.Function):
         generate_vmap_rule = True
@@ -149,12 +151,13 @@ def _function(pair: Pair, fields: tuple[str, ...]) -> type[torch.autograd.Functi
             layout, *values = inputs
             ctx.set_materialize_grads(False)
             returned = output if isinstance(output, tuple) else (output,)
-            given = layout.arguments.by_name(values)
             flat = (*values, *returned)
             saved, held = layout.saved.of(flat), layout.held.of(flat)
-            ctx.layout = layout
-            ctx.slots = pair.slots(given)
-            ctx.alone_a_sequence = pair.alone_a_sequence(given, ctx.slots)
+            ctx.layout, ctx.slots, ctx.alone_a_sequence = layout, annotated, False
+            if layout.arguments.lengths or annotated is None:
+                given = layout.arguments.by_name(values)
+                ctx.slots = pair.slots(given)
+                ctx.alone_a_sequence = pair.alone_a_sequence(given, ctx.slots)
             ctx.save_for_backward(*[v if isinstance(v, Tensor) else None for v in saved])
             ctx.others = [None if isinstance(v, Tensor) else v for v in saved]
             ctx.held = [_Held(v) if isinstance(v, Tensor) else v for v in held]
@@ -169,9 +172,10 @@ def _function(pair: Pair, fields: tuple[str, ...]) -> type[torch.autograd.Functi
                 if upstreams[i] is not None:
                     raise kept_in_a_loss(pair.name, fields[i])
             sent = [upstreams[i] for i in output_at]
-            if all(u is None for u in sent):
+            missing = [u is None for u in sent]
+            if all(missing):
                 return (None,) * len(ctx.needs_input_grad)
-            if any(u is None for u in sent):
+            if any(missing):
                 sent = [
                     torch.zeros(shape, dtype=dtype, device=device) if u is None else u
                     for u, (shape, dtype, device) in zip(sent, ctx.like, strict=True)
@@ -179,9 +183,14 @@ def _function(pair: Pair, fields: tuple[str, ...]) -> type[torch.autograd.Functi
             tensors = zip(ctx.saved_tensors, ctx.others, strict=True)
             saved = [other if tensor is None else tensor for tensor, other in tensors]
             known = ctx.layout.saved.by_name(saved)
-            with _as_in_the_forward(ctx.autocast, sent[0].device.type):
-                called = second_order if torch.is_grad_enabled() else first_order
+            called = second_order if torch.is_grad_enabled() else first_order
+            if ctx.autocast is None and not any_autocast():
                 gradients = called(ctx, known, sent)
+            else:  # as in the forward, whatever there is around the backward pass
+                with torch.autocast(
+                    sent[0].device.type, ctx.autocast, enabled=ctx.autocast is not None
+                ):
+                    gradients = called(ctx, known, sent)
             arguments = ctx.layout.arguments
             returned = [gradients.get(name) for name in arguments.names]
             if arguments.lengths:
@@ -240,14 +249,15 @@ def kept_in_a_loss(name: str, field: str) -> RuntimeError:
     )
 
 
-def _distinct(values: Iterable[Any]) -> tuple[Any, ...]:
+def _distinct(values: tuple[Any, ...]) -> tuple[Any, ...]:
     """Each tensor once, since autograd takes one that is there twice for one output."""
-    seen: set[int] = set()
-    result = []
-    for value in values:
-        result.append(value.detach() if id(value) in seen and isinstance(value, Tensor) else value)
-        seen.add(id(value))
-    return tuple(result)
+    once = {id(value): i for i, value in reversed(list(enumerate(values)))}
+    if len(once) == len(values):
+        return tuple(values)
+    return tuple(
+        value.detach() if isinstance(value, Tensor) and once[id(value)] != i else value
+        for i, value in enumerate(values)
+    )
 
 
 class _Held:
@@ -333,13 +343,6 @@ def _autocast(device: str) -> torch.dtype | None:
     """The precision that is computed in, if it is another than the inputs'."""
     enabled = torch.is_autocast_enabled(device)
     return torch.get_autocast_dtype(device) if enabled else None
-
-
-def _as_in_the_forward(dtype: torch.dtype | None, device: str) -> AbstractContextManager[Any]:
-    """The autocast of the forward, or none, whatever there is around the backward pass."""
-    if dtype is None and not any_autocast():
-        return nullcontext()
-    return torch.autocast(device, dtype, enabled=dtype is not None)
 
 
 def __getattr__(name: str) -> Any:

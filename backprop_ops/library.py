@@ -137,13 +137,13 @@ TAKEN: dict[str, Callable[[Any], bool]] = {
     "float[]": _is_list_of(int, float),
 }
 OF_HINT = {
-    Tensor: "Tensor",
     bool: "bool",
     int: "SymInt",
     float: "Scalar",
     str: "str",
     torch.dtype: "ScalarType",
     torch.device: "Device",
+    torch.Size: "SymInt[]",
 }
 LISTS = {"SymInt": "SymInt[]", "Tensor": "Tensor[]", "Scalar": "float[]"}
 
@@ -201,8 +201,8 @@ def _slots(pair: Pair) -> tuple[Slot, ...]:
                 f"numbers, strings, dtypes, devices and lists of numbers or Tensors, and the "
                 f"annotation says {wrong[0]}"
             )
-        optional = "None" in kinds or len(kinds) > 1 or hint is Any
         default = parameters[name].default
+        optional = "None" in kinds or len(kinds) > 1 or hint is Any or default is None
         of_none = [kind for kind in kinds if kind != "None"]
         chosen = next((kind for kind in of_none if TAKEN[kind](default)), None)
         for kind in of_none:
@@ -229,10 +229,10 @@ def _kinds(hint: Any) -> Iterator[str]:
         inside = {kind for part in arguments if part is not ... for kind in _kinds(part)}
         kind = inside.pop() if len(inside) == 1 else ""
         yield LISTS.get(kind, str(hint))
+    elif isinstance(hint, type) and issubclass(hint, Tensor):
+        yield "Tensor"
     elif isinstance(hint, type) and hint in OF_HINT:
         yield OF_HINT[hint]
-    elif hint is torch.Size:
-        yield "SymInt[]"
     else:
         yield str(hint)
 

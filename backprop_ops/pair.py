@@ -146,7 +146,8 @@ class Pair:
 
     def arguments(self, args: Sequence[Any], options: Mapping[str, Any]) -> dict[str, Any]:
         """Every parameter of the forward by name, options left at their defaults included."""
-        given = {**dict(zip(self.inputs, args, strict=False)), **options}
+        given = dict(zip(self.inputs, args, strict=False))
+        given.update(options)
         arguments = {**self._defaults, **given}
         once = len(given) == len(args) + len(options) and len(args) <= len(self.inputs)
         if not (once and len(arguments) == len(self._defaults) and self._required <= given.keys()):
@@ -211,6 +212,9 @@ class Pair:
 
     def _by_slot(self, returned: Any, slots: tuple[str, ...], sequence: bool) -> dict[str, Any]:
         gradients = returned if isinstance(returned, tuple) else (returned,)
+        plain = isinstance(returned, (Tensor, tuple)) and not sequence
+        if plain and len(gradients) == len(slots):
+            return dict(zip(slots, gradients, strict=True))
         if len(slots) < len(self.inputs) == len(gradients):  # as an autograd.Function returns them
             by_input = dict(zip(self.inputs, gradients, strict=True))
             rest_is_none = all(by_input[name] is None for name in self.inputs if name not in slots)
