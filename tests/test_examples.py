@@ -1,0 +1,75 @@
+"""The examples, each run as a stranger runs it: from an empty folder."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+
+
+def run(folder: Path, *command: str) -> str:
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("PYTEST")}
+    done = subprocess.run(
+        [sys.executable, *command],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def test_digits(tmp_path: Path) -> None:
+    pytest.importorskip("sklearn", reason="the digits are scikit-learn's")
+    out = run(tmp_path, str(EXAMPLES / "digits.py"))
+    curves = re.findall(r"^ +\d+ +(\S+) +(\S+)$", out, re.MULTILINE)
+    assert len(curves) == 6
+    assert all(theirs == ours for theirs, ours in curves)
+    accuracies = re.findall(r"0\.\d+", out.splitlines()[-1])
+    assert len(accuracies) == 2
+    assert all(float(accuracy) > 0.9 for accuracy in accuracies)
+
+
+@pytest.mark.skipif(shutil.which("cc") is None, reason="torch.compile needs a C compiler")
+def test_language_model(tmp_path: Path) -> None:
+    out = run(tmp_path, str(EXAMPLES / "language_model.py"))
+    losses = [float(loss) for loss in re.findall(r"loss (\S+)", out)]
+    assert len(losses) == 5
+    assert losses[0] > 3
+    assert losses[-1] < 2.7
+
+
+def test_swish(tmp_path: Path) -> None:
+    shutil.copy(EXAMPLES / "test_swish.py", tmp_path)
+    out = run(tmp_path, "-m", "pytest", "-q", "test_swish.py")
+    assert "4 passed" in out
+    assert "swish_backward: wrong in 1 of 4 checks" in out
+
+
+def test_lecture_notebook(tmp_path: Path) -> None:
+    rows = run(tmp_path, str(EXAMPLES / "lecture_notebook.py")).splitlines()
+    assert len(rows) == 26
+    assert all("approximate: True " in row for row in rows)
+
+
+@pytest.mark.skipif(shutil.which("cc") is None, reason="the kernel is compiled by a C compiler")
+def test_c_kernel(tmp_path: Path) -> None:
+    right, wrong = run(tmp_path, str(EXAMPLES / "c_kernel.py")).split("note: seed 0")[:2]
+    assert "swish_backward: correct" in right
+    assert "swish_backward: wrong" in wrong
+    assert "likely mistake (missing-term)" in wrong
+
+
+def test_the_readme_names_every_example() -> None:
+    text = (EXAMPLES.parent / "README.md").read_text("utf-8")
+    files = {path.name for path in EXAMPLES.glob("*.py")}
+    assert {Path(name).name for name in re.findall(r"\]\((examples/[^)]+\.py)\)", text)} == files
