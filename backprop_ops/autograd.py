@@ -7,6 +7,7 @@ made, as ``backprop_ops.autograd.batchnorm``.
 from __future__ import annotations
 
 import functools
+import typing
 import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
@@ -345,12 +346,16 @@ def _autocast(device: str) -> torch.dtype | None:
     return torch.get_autocast_dtype(device) if enabled else None
 
 
-def __getattr__(name: str) -> Any:
-    if name.startswith("_") or name not in backprop_ops.pairs:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    pair = backprop_ops.pairs[name]
-    made = globals()[name] = differentiable(pair.forward, pair.backward)
-    return made
+if typing.TYPE_CHECKING:  # a ready-made pair has the type of its forward
+    from backprop_ops import *
+else:
+
+    def __getattr__(name):
+        if name.startswith("_") or name not in backprop_ops.pairs:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        pair = backprop_ops.pairs[name]
+        made = globals()[name] = differentiable(pair.forward, pair.backward)
+        return made
 
 
 def __dir__() -> list[str]:

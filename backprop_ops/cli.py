@@ -1,6 +1,6 @@
-"""The command line: ``backprop-ops check | train | sample``, also ``python -m backprop_ops``.
+"""The command line: ``backprop-ops COMMAND``, the same as ``python -m backprop_ops COMMAND``.
 
-Each command calls one function of `checking` or `lecture` and prints the result.
+Each command calls one function of the package and prints the result.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--version", action="store_true", help="print the versions and exit")
     parser.set_defaults(run=_version_or_help, parser=parser)
     commands = parser.add_subparsers(metavar="COMMAND", title="commands")
-    for add in (_add_check, _add_train, _add_sample):
+    for add in (_add_check, _add_train, _add_sample, _add_export):
         add(commands)
     arguments = parser.parse_args(argv)
     run = _version_or_help if arguments.version else arguments.run
@@ -312,6 +312,36 @@ def _sample(arguments: argparse.Namespace) -> int:
         **_given(arguments, "seed"),
     )
     print(*names, sep="\n")
+    return 0
+
+
+def _add_export(commands: argparse._SubParsersAction[_Parser]) -> None:
+    summary = "write golden cases of pairs, for ports to other languages"
+    export = commands.add_parser("export", help=summary, description=summary)
+    export.add_argument("pairs", nargs="+", metavar="NAME", help="a pair of the library, as tanh")
+    export.add_argument(
+        "--to",
+        type=Path,
+        metavar="DIR",
+        dest="folder",
+        required=True,
+        help="folder for the cases and their manifest.json; made if it is not there",
+    )
+    export.set_defaults(run=_export, parser=export)
+
+
+def _export(arguments: argparse.Namespace) -> int:
+    from backprop_ops.export import export
+
+    try:
+        files = export(arguments.pairs, arguments.folder)
+    except ValueError as error:
+        _refuse(arguments, f"argument NAME: {error}")
+    except ImportError as error:
+        _refuse(arguments, str(error))
+    except OSError as error:
+        _refuse(arguments, f"argument --to: {arguments.folder}: {error.strerror}")
+    print(f"{len(files) - 1} cases and manifest.json in {arguments.folder}")
     return 0
 
 

@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F  # noqa: N812  # torch's own name for it
-from sklearn.datasets import load_digits
+from sklearn.datasets import load_digits  # type: ignore[import-untyped]  # it has no types
 from torch import Tensor
 
 from backprop_ops import autograd
@@ -55,7 +55,7 @@ def train(normalize: Normalize, loss_of: Loss, x: Tensor, y: Tensor) -> tuple[li
         batch = torch.randint(seen, (BATCH,), generator=generator)
         loss = loss_of(logits_of(x[batch]), y[batch])
         optimizer.zero_grad()
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]  # torch's is untyped
         optimizer.step()
         losses.append(loss.item())
     with torch.no_grad():

@@ -40,7 +40,8 @@ class Model(nn.Module):
     def forward(self, context: Tensor) -> Tensor:
         embedded = self.characters(context).flatten(1)
         normalized = normalize(self.first(embedded), self.gain, self.bias).out
-        return self.last(activation(normalized))
+        logits: Tensor = self.last(activation(normalized))
+        return logits
 
 
 def main() -> None:
@@ -60,7 +61,7 @@ def main() -> None:
         if step % 50 == 0:
             print(f"step {step:4}  loss {loss.item():.4f}")
         optimizer.zero_grad()
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]  # torch's is untyped
         optimizer.step()
 
 
