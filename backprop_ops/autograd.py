@@ -282,6 +282,8 @@ class _Held:
         return x
 
 
+# They give out numbers, or the address of them.
+_OUT_OF_TORCH = {"data_ptr", "tolist", "item"}
 # They take the shape of a tensor alone.
 _BY_SHAPE = {
     f"{kind}_like" for kind in ("zeros", "ones", "empty", "full", "rand", "randn", "randint")
@@ -314,15 +316,15 @@ class _Followed(TorchFunctionMode):
         attached = any(
             takes_gradient(x) and x.requires_grad for value in given for x in parts(value)
         )
-        if attached and (name == "data_ptr" or _left(result)):
+        if attached and (name in _OUT_OF_TORCH or _left(result)):
             raise _not_followed(self.name, name)
         return result
 
 
 def _left(result: Any) -> bool:
     """Whether a result of attached tensors has numbers, and no graph."""
-    found = [x for x in parts(result) if takes_gradient(x) or isinstance(x, float)]
-    return bool(found) and not any(isinstance(x, Tensor) and x.requires_grad for x in found)
+    found = [x for x in parts(result) if takes_gradient(x)]
+    return bool(found) and not any(x.requires_grad for x in found)
 
 
 def _not_followed(name: str, step: str) -> RuntimeError:

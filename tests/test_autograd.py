@@ -252,6 +252,12 @@ class TestSecondOrder:
 
         yield pytest.param(square, number_backward, "item", id="a number")
 
+        def loop_backward(dout: Tensor, x: Tensor) -> Tensor:
+            rows = [[2 * number for number in row] for row in x.reshape(1, -1).tolist()]
+            return torch.tensor(rows, dtype=x.dtype).reshape(x.shape) * dout
+
+        yield pytest.param(square, loop_backward, "tolist", id="a loop")
+
         def kernel_backward(dout: Tensor, x: Tensor) -> Tensor:
             memory = (ctypes.c_double * x.numel()).from_address(x.data_ptr())
             return 2 * torch.tensor(list(memory), dtype=x.dtype) * dout

@@ -154,9 +154,10 @@ def test_exported_and_on_meta(pair: Pair, sample: Sample) -> None:
     assert (out.device.type, out.shape) == ("meta", call(*call.inputs).shape)
 
 
-def test_checked_as_autograds_own() -> None:
-    assert check(OPS["tanh"], None, (real(4, 3),))
-    assert check(OPS["batchnorm"], None, (real(5, 3), real(3, seed=1), real(3, seed=2)))
+@pytest.mark.parametrize(("pair", "sample"), FIRST)
+def test_checked_as_autograds_own(pair: Pair, sample: Sample) -> None:
+    args, options = Drawing(seed=3).call(sample)
+    assert check(OPS[pair.name], None, args, options)
 
 
 def test_mutates_nothing_and_shares_nothing() -> None:
