@@ -124,6 +124,9 @@ EQUIVALENT = {
         "a range has the same dimensions as a set of them": (
             "sum: _reduced.return: set(range(x.dim())) → range(x.dim())",
         ),
+        "a dimension is an int, but where a compiler takes it for a size": (
+            "sum: _reduced.return: int(d) → d",
+        ),
     },
     "mean": {
         "only the shape and the dtype are read": (
@@ -136,6 +139,9 @@ EQUIVALENT = {
         ),
         "a range has the same dimensions as a set of them": (
             "mean: _reduced.return: set(range(x.dim())) → range(x.dim())",
+        ),
+        "a dimension is an int, but where a compiler takes it for a size": (
+            "mean: _reduced.return: int(d) → d",
         ),
     },
     "max": {
