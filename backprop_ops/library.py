@@ -28,9 +28,10 @@ R = TypeVar("R")
 
 
 def custom_op(forward: Callable[P, R], backward: Callable[..., Any], name: str) -> CustomOp[P, R]:
-    """``forward`` as the operator ``name`` of torch, such as ``"mylib::tanh"``, with its backward.
+    """``forward`` as an operator of torch; in a compiled loss its kept fields are constants.
 
-    In a compiled loss a kept field counts as a constant; elsewhere it is refused there.
+    ``name`` is a namespace and a name, as ``"mylib::tanh"``. In eager mode a kept field in a loss is
+    an error.
 
     It takes what ``forward`` takes and returns what it returns, in memory of its own.
     `torch.compile` and `torch.export` see one operator with all its sizes; on fake and meta tensors
