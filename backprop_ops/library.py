@@ -30,16 +30,16 @@ R = TypeVar("R")
 def custom_op(forward: Callable[P, R], backward: Callable[..., Any], name: str) -> CustomOp[P, R]:
     """``forward`` as an operator of torch; in a compiled loss its kept fields are constants.
 
-    ``name`` is a namespace and a name, as ``"mylib::tanh"``. In eager mode a kept field in a loss is
-    an error.
+    ``name`` is a namespace and a name, as ``"mylib::tanh"``. In eager mode a loss that uses a kept
+    field is an error.
 
     It takes what ``forward`` takes and returns what it returns, in memory of its own.
     `torch.compile` and `torch.export` see one operator with all its sizes; on fake and meta tensors
     ``forward`` is run as it is. The backward is the operator ``<name>_backward``. It has no second
     order and no forward mode: torch says so where one is asked for.
 
-    Raises PairError where the two are no pair, or a parameter or field has a type that no operator
-    of torch takes; ValueError where ``name`` has no namespace.
+    Raises PairError where the two are no pair, or a parameter has a type that no operator of torch
+    takes; ValueError where ``name`` has no namespace.
     """
     if not isinstance(name, str) or not re.fullmatch(r"\w+::\w+", name):
         raise ValueError(f'name must be like "mylib::tanh", a namespace and a name, got {name!r}')
