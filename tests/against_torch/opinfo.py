@@ -39,7 +39,7 @@ from tqdm import tqdm
 from backprop_ops import check
 
 SEED = 0  # of the samples, and of what `check` draws
-SECONDS = 600.0  # for one operator: the 21 checks of multi-head attention take 260
+SECONDS = 900.0  # for one operator: the 21 checks of multi-head attention take 260
 MOST_ELEMENTS = 200  # of an input in an ordinary sample
 NOISE = 1e-9  # a gradient this small is zero but for its rounding: to change it changes nothing
 
