@@ -10,6 +10,9 @@ pytest.importorskip("expecttest", reason="torch's samples of its operators need 
 
 from tests.against_torch import opinfo
 
+THOROUGH = pytest.mark.thorough
+IN_CI = 8  # one operator in so many, as far as CI's time goes
+
 VARIED = (
     "abs",
     "nn.functional.softplus",
@@ -27,8 +30,15 @@ VARIED = (
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """The operators' names take torch seconds: they are asked for where they are wanted alone."""
     if metafunc.function is test_every_operator:
-        wanted = metafunc.config.option.markexpr != "not thorough"
-        metafunc.parametrize("op", opinfo.names() if wanted else [])
+        wanted = not metafunc.config.option.markexpr.startswith("not ")
+        names = opinfo.names() if wanted else []
+        metafunc.parametrize(
+            "op",
+            [
+                pytest.param(name, marks=pytest.mark.exhaustive if i % IN_CI else THOROUGH)
+                for i, name in enumerate(names)
+            ],
+        )
 
 
 @pytest.mark.parametrize("op", VARIED)
@@ -36,7 +46,6 @@ def test_varied_operators(op: str) -> None:
     assert_judged(op)
 
 
-@pytest.mark.thorough
 def test_every_operator(op: str) -> None:
     assert_judged(op)
 
