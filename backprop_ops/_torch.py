@@ -74,6 +74,11 @@ def is_zero_tensor(x: Tensor) -> bool:
     return x._is_zerotensor()
 
 
+def sparse_indices(x: Tensor) -> Tensor:
+    """The indices of a sparse tensor; torch would write where they say, to sort them."""
+    return x._indices()
+
+
 def operation_name(node: Any) -> str:
     """The forward operation of a node of autograd's graph: ``MeanBackward1`` is ``mean``."""
     return str(node.name()).partition("Backward")[0].lower()

@@ -12,12 +12,13 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Context:
-    """``seed``: of a check that is given none. ``skips``: each as a check's own ``skip``.
+    """``seed``, ``reach``: those of a check that is given none.
 
-    ``observe``: called with the report of each check.
+    ``skips``: each as a check's own ``skip``. ``observe``: called with the report of each check.
     """
 
     seed: int | None = None
+    reach: str | None = None
     skips: tuple[str | Iterable[str], ...] = ()
     observe: Callable[[Any], None] = lambda report: None  # noqa: ARG005
 

@@ -42,17 +42,24 @@ class _Check(TypedDict):
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.getgroup("backprop_ops", "checks of hand-written backwards").addoption(
+    group = parser.getgroup("backprop_ops", "checks of hand-written backwards")
+    group.addoption(
         "--backward-seed",
         type=int,
         metavar="N",
         help="seed of every check that a test makes without one (default: a fresh one each)",
     )
+    group.addoption(
+        "--backward-reach",
+        choices=("sample", "alike", "beyond"),
+        help="how far from its sample every check goes that is given no reach (default: beyond)",
+    )
 
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line(
-        "markers", "backward(skip=(...)): properties and variations that no check in the test tries"
+        "markers",
+        "backward(skip=(...), reach=...): what no check in the test tries, and how far each goes",
     )
 
 
@@ -69,10 +76,13 @@ def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, Any, None]:
     """From setup to teardown, checks have the run's seed and the marker's skip, and are noted."""
     reports = item.stash[_REPORTS] = []
     before = context.current
+    # Read by `check` alone: a project may have a marker of this name for something else.
+    marks = [mark.kwargs for mark in item.iter_markers("backward")]  # the closest first
+    reaches = [mark["reach"] for mark in marks if "reach" in mark]
     context.current = context.Context(
         seed=item.config.getoption("backward_seed"),
-        # Read by `check` alone: a project may have a marker of this name for something else.
-        skips=tuple(mark.kwargs.get("skip", ()) for mark in item.iter_markers("backward")),
+        reach=reaches[0] if reaches else item.config.getoption("backward_reach"),
+        skips=tuple(mark.get("skip", ()) for mark in marks),
         observe=reports.append,
     )
     yield

@@ -349,7 +349,7 @@ def test_check_of_a_right_pair(pairs_file: Path) -> None:
 def test_check_of_a_wrong_pair(pairs_file: Path) -> None:
     result = run("check", f"{pairs_file}::scaled", "--seed", 3)
     assert result.returncode == 1, result.stderr
-    assert result.stdout.startswith("scaled_backward: wrong\n")
+    assert result.stdout.startswith("scaled_backward: wrong on your sample\n")
     assert "likely mistake (sign)" in result.stdout
     assert "from my_pairs import scaled, scaled_backward\n" in result.stdout
     assert "by = 2.0\n" in result.stdout

@@ -71,7 +71,7 @@ def test_cube(assert_backward):
     result.stdout.fnmatch_lines(
         [
             ">       assert_backward(cube, cube_backward, (X,))",
-            "E*BackwardError: cube_backward: wrong",
+            "E*BackwardError: cube_backward: wrong on your sample",
             "E*  dx * exact: False | approximate: False *",
             "E*value: dx* autograd says *",
             "test_it.py:*: BackwardError",
@@ -111,7 +111,7 @@ def test_both():
     result.stdout.fnmatch_lines(
         [
             "*- cube_backward -*",
-            "cube_backward: wrong",
+            "cube_backward: wrong on your sample",
             "  dx * exact: False | approximate: False *",
             "value: dx* autograd says *",
         ]
@@ -133,7 +133,7 @@ def test_it(checked):
     )
     result = project.runpytest_inprocess()
     result.assert_outcomes(errors=1)
-    result.stdout.fnmatch_lines(["*- cube_backward -*", "cube_backward: wrong"])
+    result.stdout.fnmatch_lines(["*- cube_backward -*", "cube_backward: wrong on your sample"])
 
 
 def test_last_of_many_reports_is_shown(project: pytest.Pytester) -> None:
@@ -149,8 +149,10 @@ def test_it():
     )
     result = project.runpytest_inprocess()
     result.assert_outcomes(failed=1)
-    assert result.stdout.str().count("\ncube_backward: wrong\n") == 1
-    result.stdout.fnmatch_lines(["note: seed 1", "cube_backward: wrong in 3 of 3 checks"])
+    assert result.stdout.str().count("\ncube_backward: wrong on your sample\n") == 1
+    result.stdout.fnmatch_lines(
+        ["note: seed 1", "cube_backward: wrong on your sample in 3 of 3 checks"]
+    )
 
 
 def test_seed(project: pytest.Pytester) -> None:
@@ -224,7 +226,40 @@ def test_not_here():
     result = project.runpytest_inprocess("--strict-markers")
     result.assert_outcomes(passed=4)
     result = project.runpytest_inprocess("--markers")
-    result.stdout.fnmatch_lines(["@pytest.mark.backward(skip=(...)): *"])
+    result.stdout.fnmatch_lines(["@pytest.mark.backward(skip=(...), reach=...): *"])
+
+
+REACHES = """
+def larger_backward(dout, x):
+    return 2 * x * dout * (1 if x.abs().amax() < 1e3 else 2)
+
+def reach(**given):
+    return check(square, larger_backward, (X,), **given).reach
+
+"""
+
+
+def test_reach(project: pytest.Pytester) -> None:
+    """A check's own reach comes first, then the closest marker's, then the command line's."""
+    write(
+        project,
+        REACHES
+        + """
+def test_of_the_command_line():
+    assert reach() is None
+
+@pytest.mark.backward(reach="sample")
+class TestClass:
+    @pytest.mark.backward(reach="beyond")
+    def test_of_the_marker(self):
+        assert reach() == "beyond"
+        assert reach(reach="alike") is None
+""",
+    )
+    project.runpytest_inprocess("--backward-reach", "alike").assert_outcomes(passed=2)
+    project.runpytest_inprocess().assert_outcomes(passed=1, failed=1)
+    result = project.runpytest_inprocess("--backward-reach", "near")
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
 
 
 def test_marker_with_an_unknown_name(project: pytest.Pytester) -> None:
@@ -281,7 +316,7 @@ ROWS = [
     "added_backward: correct",
     "  dx              | exact: False | approximate: True  | maxdiff: *",
     "  dy              | exact: True  | approximate: True  | maxdiff: 0.0",
-    "cube_backward: wrong in 1 of 2 checks",
+    "cube_backward: wrong on your sample in 1 of 2 checks",
     "  dx              | exact: False | approximate: False | maxdiff: *",
     "square_backward: correct in 3 of 3 checks",
     "  dx              | exact: True  | approximate: True  | maxdiff: 0.0",
@@ -343,7 +378,7 @@ def test_table_of_many(project: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
         [
             "*= gradients by hand against autograd =*",
             "added_backward: correct | dx ?.?e-?? | dy exact",
-            "cube_backward: wrong in 1 of 2 checks | dx *.?e+?? wrong",
+            "cube_backward: wrong on your sample in 1 of 2 checks | dx *.?e+?? wrong",
             "square_backward: correct in 3 of 3 checks | dx exact",
             "*= 4 passed*",
         ],

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import difflib
-import random
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -13,26 +11,26 @@ import torch
 from torch import Tensor
 
 from backprop_ops import context
-from backprop_ops.checking.autograd_pair import autograd_pair, pair_of
+from backprop_ops.checking.acceptance import outputs_of
+from backprop_ops.checking.binding import Domain, Question, question
+from backprop_ops.checking.case import FAMILIES, REACHES, Case, described
 from backprop_ops.checking.diagnosis import likely_mistake
 from backprop_ops.checking.differences import Differences
 from backprop_ops.checking.evidence import Evidence
-from backprop_ops.checking.judging import Undifferentiable, autograd
-from backprop_ops.checking.properties import PROPERTIES, Finding, Inspector, Outside
+from backprop_ops.checking.judging import Judge, Undifferentiable, autograd
+from backprop_ops.checking.properties import PROPERTIES, Call, Finding, Inspector, Outside
 from backprop_ops.checking.report import BackwardError, Failure, Report
 from backprop_ops.checking.shrinking import code, shrunk
+from backprop_ops.checking.structure import Structures
 from backprop_ops.checking.surroundings import calls
-from backprop_ops.checking.variations import (
-    FAMILIES,
-    Case,
-    in_precision,
-    outputs_of,
-    smaller,
-    variations,
-)
+from backprop_ops.checking.variations import variations
+from backprop_ops.checking.variations.layouts import layouts_of_the_upstream
+from backprop_ops.checking.variations.maker import Maker
+from backprop_ops.checking.variations.precisions import in_precision
+from backprop_ops.checking.variations.values import values_alike
 from backprop_ops.comparison import Comparison
 from backprop_ops.leaves import copied
-from backprop_ops.pair import Pair, function_name, make_record
+from backprop_ops.pair import Pair
 
 
 def check(
@@ -42,6 +40,9 @@ def check(
     kwargs: Mapping[str, Any] | None = None,
     *,
     reference: Callable[..., Any] | None = None,
+    gradient_of: Callable[..., Any] | None = None,
+    domain: Domain | None = None,
+    reach: str | None = None,
     seed: int | None = None,
     skip: Iterable[str] = (),
 ) -> Report:
@@ -52,39 +53,36 @@ def check(
     `differentiable`, is judged beside the pair's forward. ``args``: the forward's positional
     arguments, ``kwargs`` its keyword-only ones; on any device, where everything derived stays.
     ``reference``: another forward that autograd can differentiate, for one that it cannot; without
-    one, finite differences judge. ``seed``: of what is drawn; a fresh one unless given, and the
-    report states it. ``skip``: what not to try, each listed in the notes: properties and families
-    of variations by name, and single variations by their text in a report. An unknown name is a
-    ValueError. An unknown text is not, since another sample may have that variation: a note says
-    which one is like it.
+    one, finite differences judge. ``gradient_of``: the function whose gradient ``backward`` is on
+    purpose, as the surrogate of a step; it takes arguments of the forward, by name or in order, and
+    its own outputs are not compared.
+
+    ``domain``: where the forward has a meaning. A predicate of arguments of the forward, by name
+    (``lambda lengthscale: (lengthscale > 0).all()``), or by the names of arguments functions that
+    take any tensor into the domain (``{"matrix": lambda m: m @ m.mT + eye}``). ``reach``: how far
+    from the sample to go. ``"sample"``: to the sample alone; ``"alike"``: to inputs as its users
+    send them; ``"beyond"``, the default: all the way. ``seed``: of what is drawn; a fresh one
+    unless given, and the report states it. ``skip``: what not to try, each listed in the notes:
+    properties and families of variations by name, and single variations by their text in a report.
+    An unknown name is a ValueError. An unknown text is not, since another sample may have that
+    variation: a note says which one is like it.
 
     Raises PairError where the two are no pair, TypeError or ValueError where the sample is none.
     """
-    if not isinstance(args, tuple):
-        raise TypeError(
-            f"args must be a tuple of {function_name(forward)}'s arguments, got {_type(args)}"
+    report = _Check(
+        question(
+            forward,
+            backward,
+            args,
+            kwargs,
+            reference=reference,
+            gradient_of=gradient_of,
+            domain=domain,
+            reach=reach,
+            seed=seed,
+            skip=skip,
         )
-    kwargs = {} if kwargs is None else kwargs
-    if not isinstance(kwargs, Mapping):
-        raise TypeError(
-            f"kwargs must be a dict of {function_name(forward)}'s options, got {_type(kwargs)}"
-        )
-    if seed is not None and not isinstance(seed, int):
-        raise TypeError(f"seed must be an integer, got {_type(seed)}")
-    if reference is not None and not callable(reference):
-        raise TypeError(f"reference must be a function, got {_type(reference)}")
-    skipped = _skipped(skip, *context.current.skips)
-    seed = context.current.seed if seed is None else seed
-    seed = random.SystemRandom().getrandbits(32) if seed is None else seed
-    pair, arguments = _bind(forward, backward, args, kwargs)
-    judged_by = pair if backward is not None else None
-    made_of = pair_of(forward) if backward is None else None
-    if reference is None and made_of is not None:
-        reference = made_of.forward
-    if reference is not None:
-        with _on_the_sample(reference, "reference"):
-            judged_by = _in_its_mode(_referring(pair, reference), arguments)
-    report = _Check(pair, Inspector(pair, judged_by, skipped), skipped, seed).report(arguments)
+    ).report()
     context.current.observe(report)
     return report
 
@@ -96,12 +94,26 @@ def assert_backward(
     kwargs: Mapping[str, Any] | None = None,
     *,
     reference: Callable[..., Any] | None = None,
+    gradient_of: Callable[..., Any] | None = None,
+    domain: Domain | None = None,
+    reach: str | None = None,
     seed: int | None = None,
     skip: Iterable[str] = (),
 ) -> None:
     """Raise BackwardError where `check`, with the same arguments, finds something wrong."""
     __tracebackhide__ = True  # pytest shows the line that calls this one
-    report = check(forward, backward, args, kwargs, reference=reference, seed=seed, skip=skip)
+    report = check(
+        forward,
+        backward,
+        args,
+        kwargs,
+        reference=reference,
+        gradient_of=gradient_of,
+        domain=domain,
+        reach=reach,
+        seed=seed,
+        skip=skip,
+    )
     if not report:
         raise BackwardError(report)
 
@@ -109,52 +121,79 @@ def assert_backward(
 class _Check:
     """One check on its way to the report."""
 
-    def __init__(self, pair: Pair, inspector: Inspector, skip: frozenset[str], seed: int) -> None:
-        self.pair = pair
-        self.inspector = inspector
-        self.skip = skip
-        self.seed = seed
+    def __init__(self, asked: Question) -> None:
+        self.asked = asked
+        self.pair = asked.pair
+        self.inspector = Inspector(asked.pair, asked.oracle, asked.skip)
+        self.maker = Maker(
+            asked.pair,
+            Structures.shown_by(asked.arguments),
+            torch.Generator().manual_seed(asked.seed % 2**62),
+            asked.maps,
+            asked.fixed,
+            sentinels=self._differentiates(asked.pair),
+        )
         self.skipped: set[str] = set()
         self.tried: dict[str, None] = {}  # variations by their text, those that were skipped too
         self.failures: list[Failure] = []
         self.notes: dict[str, None] = {}
 
-    def report(self, arguments: Mapping[str, Any]) -> Report:
-        sample = Case(None, "sample", arguments, self.seed % 2**62)
+    def _differentiates(self, pair: Pair) -> bool:
+        """Whether autograd sees through the forward itself, which is no native kernel then."""
+        arguments = copied(self.asked.arguments)
+        try:
+            outputs = outputs_of(pair, arguments)
+            autograd(pair, arguments, outputs)
+        except Exception:  # it does not
+            return False
+        return self.asked.oracle.differentiated is not None
+
+    def report(self) -> Report:
+        asked = self.asked
+        sample = Case(asked.arguments, asked.seed % 2**62)
         comparisons = self._comparisons(sample)
-        self._note_kept(arguments)
-        self._judges(sample)
+        self._note_kept()
+        if not asked.oracle.on_purpose:
+            self._judges(sample)
         self._ask(sample)
         if not self.failures:  # what fails on the sample itself fails on most variations of it too
             self._ask_variations(sample)
-        for name in sorted(self.skipped | self.skip.intersection(PROPERTIES)):
+        for name in sorted(self.skipped | asked.skip.intersection(PROPERTIES)):
             self.notes[f"skipped: {name}"] = None
-        for name in sorted(self.skip.difference(self.skipped, PROPERTIES, FAMILIES)):
+        for name in sorted(asked.skip.difference(self.skipped, PROPERTIES, FAMILIES)):
             near = difflib.get_close_matches(name, self.tried, n=1, cutoff=0.8)
             hint = f": did you mean {near[0]!r}?" if near else ""
             self.notes[f"nothing to skip: no variation is {name!r}{hint}"] = None
-        leaves = tuple(self.pair.leaves(arguments))
-        proved = set() if "value" in self.skip else self.inspector.judged
+        leaves = tuple(self.pair.leaves(asked.arguments))
+        proved = set() if "value" in asked.skip else self.inspector.judged
         vacuous = tuple(f"d{name}" for name in leaves if name not in proved)
         if self.failures:
             vacuous = ()
         why = "in every case tried it is zero to rounding, or empty"
-        if "value" in self.skip:
+        if "value" in asked.skip:
             why = "its values are skipped"
         for name in vacuous:
             self.notes[f"vacuous: nothing proves {name}; {why}"] = None
         notes = (*self.notes, *self.inspector.notes.values())
         name = f"{self.pair.name}_backward"
-        return Report(name, comparisons, tuple(self.failures), notes, self.seed, vacuous)
+        comparisons = tuple(self._as_judged(row) for row in comparisons)
+        return Report(name, comparisons, tuple(self.failures), notes, asked.seed, vacuous)
+
+    def _as_judged(self, row: Comparison) -> Comparison:
+        """The row, approximate where the sample's verdict on the gradient says so."""
+        on_the_sample = [f for f in self.failures if not f.changes]
+        if row.reason or any(f.input is None or f.property != "value" for f in on_the_sample):
+            return row  # the values were not asked
+        return replace(row, approximate=row.name not in {f.input for f in on_the_sample})
 
     def _comparisons(self, sample: Case) -> tuple[Comparison, ...]:
         """The rows: each gradient against the judge's, on the sample in its own precision."""
         call = self.inspector.call(sample)
         expected: dict[str, Tensor]
         try:
-            if self.inspector.reference is None:
+            if self.asked.oracle.differentiated is None:
                 raise Undifferentiable
-            expected = autograd(self.inspector.reference, call.arguments, call.upstreams)
+            expected = autograd(self.asked.oracle.differentiated, call.arguments, call.upstreams)
         except Exception:  # no autograd, or none in this precision
             expected = dict(self.inspector.judge(call.arguments, call.upstreams).expected)
         try:
@@ -168,9 +207,9 @@ class _Check:
             if isinstance(gradients.get(name), Tensor)
         )
 
-    def _note_kept(self, arguments: Mapping[str, Any]) -> None:
+    def _note_kept(self) -> None:
         """A field without annotation that is neither an output nor asked for."""
-        fields = self.pair.fields(self.pair.call(arguments))
+        fields = self.pair.fields(self.pair.call(self.asked.arguments))
         for name, value in fields.items():
             unasked = name not in self.pair.outputs and name not in self.pair.saved
             if unasked and isinstance(value, Tensor) and value.is_floating_point():
@@ -178,10 +217,9 @@ class _Check:
 
     def _judges(self, sample: Case) -> None:
         """Whether the two judges agree, and what the backward agrees with where they do not."""
-        pair = self.inspector.reference
-        if pair is None:
+        if self.asked.oracle.differentiated is None:
             return
-        small = smaller(self.pair, sample)
+        small = self.maker.smaller(sample)
         call = self.inspector.call(small)
         judge = self.inspector.judge(call.arguments, call.upstreams)
         if isinstance(judge, Differences):
@@ -189,11 +227,11 @@ class _Check:
                 "autograd cannot differentiate the forward: finite differences of it are the judge"
             ] = None
             return
-        differences = Differences(pair, call.arguments, call.upstreams)
+        differences = Differences(self.asked.oracle.differenced, call.arguments, call.upstreams)
         for name, value in judge.expected.items():
             if not value.numel() or not value.isfinite().all():
                 continue
-            generator = torch.Generator().manual_seed(self.seed % 2**62)
+            generator = torch.Generator().manual_seed(self.asked.seed % 2**62)
             direction = torch.randn(value.shape, generator=generator, dtype=torch.float64)
             direction = direction.to(value.device)
             slope = differences.along(name, direction)
@@ -207,53 +245,77 @@ class _Check:
                     f"{said:.6g}, finite differences say {slope.value:.6g}; the forward detaches "
                     f"something, or a part of it has another backward"
                 ] = None
-                self.inspector.disputed.add(name)
+                if self._sides_with_differences(call, judge, differences, name):
+                    self.inspector.differenced.add(name)
+
+    def _sides_with_differences(
+        self, call: Call, judge: Judge, differences: Differences, name: str
+    ) -> bool:
+        """Whether the backward follows them where the two disagree: it does so in all cases."""
+        try:
+            gradient = self.inspector.gradients(call)[name]
+            wrong = [
+                bool(j.verdicts({name: gradient})[name].wrong.any()) for j in (judge, differences)
+            ]
+        except Exception:  # reported as a failure of another property
+            return False
+        return wrong == [True, False]
 
     def _ask_variations(self, sample: Case) -> None:
-        generator = torch.Generator().manual_seed(self.seed % 2**62)
-        base = smaller(self.pair, sample)
-        for case in self._full_size(sample, base):
-            for finding in self.inspector.layout(case):
-                self._add(finding, case)
-            if self.failures:
-                return
+        """The nearer cases first, so that a failure is found as near to the sample as it is."""
+        base = self.maker.smaller(sample)
+        if base is not sample:
+            for case in self._within(layouts_of_the_upstream(self.pair, sample)):
+                for finding in self.inspector.layout(case):
+                    self._add(finding, case)
+                if self.failures:
+                    return
+            self._ask(base)
+        farther: list[Case] = []
         other = base
-        for case in (*([base] * (base is not sample)), *self._variations(base, generator)):
+        for case in self._within(variations(self.maker, base)):
+            if self.failures:  # the others would say much the same
+                return
+            if case.reach == "beyond":
+                farther.append(case)
+                continue
             if case.family == "sizes" and other is base:
                 other = case
             self._ask(case)
-            if self.failures:  # the others would say much the same
+        self._ask_in_other_surroundings(base, other)
+        for case in farther:
+            if self.failures:
                 return
-        self.skipped |= {"calls"} & self.skip
-        if not {"calls", "state"} & self.skip:
-            for variation, finding in calls(self.inspector, base, other):
-                case = Case(variation, "calls", base.arguments, base.seed)
-                if not self._skips(case):
-                    self._add(finding, case)
-                    return
+            self._ask(case)
 
-    def _variations(self, base: Case, generator: torch.Generator) -> Iterator[Case]:
-        for case in variations(self.pair, base, generator):
+    def _ask_in_other_surroundings(self, base: Case, other: Case) -> None:
+        self.skipped |= {"calls"} & self.asked.skip
+        if self.failures or self.asked.reach == "sample" or {"calls", "state"} & self.asked.skip:
+            return
+        of_other_values = next(self.maker.accepted(values_alike(self.maker, base)), base)
+        for change, finding in calls(self.inspector, base, other, of_other_values):
+            case = base.but(change)
             if not self._skips(case):
-                yield case
+                self._add(finding, case)
+                return
+
+    def _within(self, cases: Iterator[Case]) -> Iterator[Case]:
+        """The cases in the reach that was asked, and not to be skipped."""
+        farthest = REACHES.index(self.asked.reach)
+        if farthest:  # else it is the sample alone
+            for case in cases:
+                if REACHES.index(case.reach) <= farthest and not self._skips(case):
+                    yield case
 
     def _skips(self, case: Case) -> bool:
-        self.tried[str(case.variation)] = None
-        names = {case.family, str(case.variation)}
+        text = str(described(case.changes))
+        self.tried[text] = None
+        names = {str(case.family), text}
         if case.family == "layouts":
             names.add("layout")
-        skipped = names & self.skip
+        skipped = names & self.asked.skip
         self.skipped |= skipped
         return bool(skipped)
-
-    def _full_size(self, sample: Case, base: Case) -> Iterator[Case]:
-        """Layouts of a large sample itself; all else is asked of a smaller one made of it."""
-        if base.arguments is not sample.arguments:
-            for case in variations(self.pair, sample, torch.Generator()):
-                if case.family != "layouts" or "the upstream" not in str(case.variation):
-                    return
-                if not self._skips(case):
-                    yield case
 
     def _ask(self, case: Case) -> None:
         try:
@@ -265,10 +327,10 @@ class _Check:
 
     def _add(self, finding: Finding, case: Case) -> None:
         # Where fewer elements show the same, they show it sooner, and as code; float64 shows why.
-        case, finding = self._same(smaller(self.pair, case), finding) or (case, finding)
+        case, finding = self._same(self.maker.smaller(case), finding) or (case, finding)
         mistake, explanation = finding.mistake, finding.explanation
         if finding.property in ("value", "shape", "layout", "linearity", "call", "zero"):
-            exact = replace(in_precision(case, torch.float64), family=case.family)
+            exact = case.of(in_precision(case, torch.float64).arguments)
             shown, there = self._same(exact, finding) or (case, finding)
             likely = likely_mistake(Evidence(self.inspector, shown, finding.input), there)
             if likely is not None:
@@ -277,12 +339,13 @@ class _Check:
         self.failures.append(
             Failure(
                 finding.property,
-                case.variation,
+                case.changes,
                 finding.input and f"d{finding.input}",
                 at_small.message,
                 mistake,
                 explanation,
                 code(self.inspector, small, at_small),
+                self.maker.structures.left(case.arguments) if case.reach == "beyond" else (),
             )
         )
 
@@ -295,103 +358,3 @@ class _Check:
         except Exception:  # the forward does not take it
             pass
         return None
-
-
-def _bind(
-    forward: Callable[..., Any],
-    backward: Callable[..., Any] | None,
-    args: tuple[Any, ...],
-    kwargs: Mapping[str, Any],
-) -> tuple[Pair, dict[str, Any]]:
-    """The pair and the sample, every argument by name; refused where one is unfit."""
-    name = function_name(forward)
-    for role, function in (("forward", forward), ("backward", backward)):
-        if not callable(function) and not (role == "backward" and function is None):
-            raise TypeError(f"{role} must be a function, got {_type(function)}")
-    with _on_the_sample(forward, "forward"):
-        result = forward(*args, **kwargs)
-    if backward is None:
-        pair: Pair = autograd_pair(forward, args, kwargs, result)
-    else:
-        record = type(result) if isinstance(result, tuple) and hasattr(result, "_fields") else None
-        pair = Pair.bind(forward, backward, record)
-    arguments = pair.arguments(args, kwargs)
-    if backward is None:
-        with _on_the_sample(forward, "forward"):
-            result = pair.call(arguments)
-    fields = pair.fields(result)
-    for output in pair.outputs:
-        value = fields[output]
-        if not isinstance(value, Tensor) or not value.is_floating_point():
-            got = value.dtype if isinstance(value, Tensor) else _type(value)
-            raise ValueError(f"{name}'s output {output!r} must be a floating Tensor, got {got}")
-        if not value.isfinite().all():
-            raise ValueError(
-                f"{name}'s output {output!r} is inf or nan on the sample: give a sample of which "
-                f"the forward makes something finite"
-            )
-    if any(isinstance(value, Tensor) and value.is_complex() for value in arguments.values()):
-        raise ValueError(f"{name}: complex inputs are not supported")
-    if not pair.leaves(arguments):
-        raise ValueError(f"{name}: the sample has no floating Tensor to take a gradient of")
-    with _on_the_sample(forward, "forward"):
-        return _in_its_mode(pair, arguments), arguments
-
-
-@contextmanager
-def _on_the_sample(function: Callable[..., Any], role: str) -> Iterator[None]:
-    """Whatever the function raises here refuses the sample; later it has no case."""
-    try:
-        yield
-    except Exception as error:
-        raise ValueError(
-            f"{function_name(function)}, the {role}, raises {_type(error)} on the sample: {error}"
-        ) from error
-
-
-def _in_its_mode(pair: Pair, arguments: Mapping[str, Any]) -> Pair:
-    """The pair, whose forward turns the gradient mode on if it raises without it."""
-    copies = copied(arguments)
-    try:
-        outputs_of(pair, copies)
-    except Exception:
-        pair = replace(pair, forward=torch.enable_grad()(pair.forward))
-        outputs_of(pair, copies)
-    return pair
-
-
-def _referring(pair: Pair, reference: Callable[..., Any]) -> Pair:
-    """The pair with another forward, of whose result the outputs are taken, by name or in order."""
-    record = make_record("Outputs", pair.outputs)
-
-    def forward(*inputs: Any, **options: Any) -> Any:
-        result = reference(*inputs, **options)
-        if isinstance(result, Tensor):
-            return record(result)
-        if set(pair.outputs) <= set(getattr(result, "_fields", ())):
-            return record(*(getattr(result, name) for name in pair.outputs))
-        return record(*result[: len(pair.outputs)])
-
-    return replace(pair, forward=forward)
-
-
-def _skipped(*skips: str | Iterable[str]) -> frozenset[str]:
-    """All that is not to be tried; refused where a word is neither a property nor a family."""
-    names: set[str] = set()
-    for skip in skips:
-        several = isinstance(skip, Iterable) and not isinstance(skip, str)
-        some: tuple[Any, ...] = tuple(skip) if several else (skip,)
-        if not all(isinstance(name, str) for name in some):
-            raise TypeError(f"skip must be a name or several names, got {skip!r}")
-        names.update(some)
-    known = (*PROPERTIES, *FAMILIES)
-    for name in sorted(names.difference(known)):
-        if " " not in name and "=" not in name:  # as the text of every variation has
-            near = difflib.get_close_matches(name, known, n=1)
-            hint = f"did you mean {near[0]!r}?" if near else f"the names are {', '.join(known)}"
-            raise ValueError(f"skip: {name!r} is no property and no family of variations: {hint}")
-    return frozenset(names)
-
-
-def _type(value: object) -> str:
-    return type(value).__name__

@@ -7,8 +7,10 @@ caller's sample lacks.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 
+from backprop_ops.checking.case import condition
 from backprop_ops.checking.evidence import Evidence, Likely
 from backprop_ops.checking.mistakes import (
     calls,
@@ -21,6 +23,9 @@ from backprop_ops.checking.mistakes import (
     values,
 )
 from backprop_ops.checking.properties import Finding
+
+MOST_SECONDS = 10.0  # of the processor, for the name of one mistake
+MAKES_TIES = ("values", "inputs", "layouts")  # the families that do
 
 
 def likely_mistake(evidence: Evidence, finding: Finding) -> Likely | None:
@@ -36,8 +41,8 @@ def likely_mistake(evidence: Evidence, finding: Finding) -> Likely | None:
 def _likely(evidence: Evidence, finding: Finding) -> Iterator[Likely]:
     if finding.property == "shape":
         if evidence.case.family == "options":
-            variation = evidence.case.variation
-            yield "option-ignored", f"{evidence.name} has the wrong shape when {variation}"
+            when = condition(evidence.case.changes)
+            yield "option-ignored", f"{evidence.name} has the wrong shape {when}"
         yield from sizes.of_the_shape(evidence)
         return
     if finding.property == "layout":
@@ -49,7 +54,7 @@ def _likely(evidence: Evidence, finding: Finding) -> Iterator[Likely]:
         yield from values.not_finite(evidence)
         return
     tests = (
-        *((values.ties,) if evidence.case.family in ("values", "inputs") else ()),
+        *((values.ties,) if evidence.case.family in MAKES_TIES else ()),
         factors.zero,
         factors.sign,
         upstreams.broadcast,
@@ -80,7 +85,10 @@ def _likely(evidence: Evidence, finding: Finding) -> Iterator[Likely]:
         values.large_numbers,
         options.sample_option,
     )
+    started = time.process_time()
     for test in tests:
+        if time.process_time() - started > MOST_SECONDS:
+            return
         try:
             yield from test(evidence)
         except Exception:  # an experiment that cannot be made on these inputs

@@ -24,7 +24,9 @@ STEPS = 9  # halvings of the step
 FIRST_STEP = 2.0**-4  # of the size of what is moved, or of 1 where that is larger
 LAST_STEP = 2.0**-16  # of a size, which has to make a difference to it
 LEAST = 1e-100  # below which a number counts as zero, of which nothing can be halved so often
-ENTRIES = 64  # of a leaf that are judged one by one; the others along directions
+ENTRIES = 24  # of a leaf that are judged one by one; the others along directions
+RESOLVED = 0.25  # of a slope: what two quotients may differ by that the next step is half of
+ENOUGH = 1e-10  # of a slope: an error at which the steps need not be halved further
 DIRECTIONS = 3
 ERRORS = 10  # times the estimated error that a right gradient may be off
 
@@ -87,15 +89,26 @@ class Differences:
             for order, previous in enumerate(tableau[-1] if tableau else [], 1):
                 row.append(row[-1] + (row[-1] - previous) / (4**order - 1))
                 apart = max(abs(row[-1] - row[-2]), abs(row[-1] - previous)) + noise / h
-                if apart < error:
+                # Of a step that oversees what saturates, a half of it has quite another quotient.
+                previous_quotient = tableau[-1][0]
+                resolved = abs(row[0] - previous_quotient) <= RESOLVED * abs(row[-1]) + noise / h
+                if apart < error and resolved:
                     best, error = row[-1], apart
             tableau.append(row)
+            if k >= 3 and best and error <= ENOUGH * abs(best):
+                break
         if len(gaps) < 2:
             return Slope(math.nan, math.inf, math.nan, math.nan)
         stays = gaps[-1] > 0.7 * gaps[-2] and gaps[-1] > 1e-4 * (abs(left) + abs(right))
         if stays and gaps[-1] > ALLOWED[8] * noise / (step / 2**STEPS):
             return Slope(tableau[-1][0], gaps[-1] * 1e-2, min(left, right), max(left, right))
-        return Slope(best, error, best, best)
+        # What saturates has no slope at any step until one is short enough.
+        beside = abs(tableau[-1][0] - best) > RESOLVED * abs(best) + ERRORS * noise / (step / 2**k)
+        return (
+            Slope(math.nan, math.inf, math.nan, math.nan)
+            if beside
+            else Slope(best, error, best, best)
+        )
 
     @cached_property
     def expected(self) -> Leaves:

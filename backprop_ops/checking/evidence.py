@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from backprop_ops.checking.case import Case
 from backprop_ops.checking.judging import ALLOWED, Judge
 from backprop_ops.checking.properties import Call, Inspector
-from backprop_ops.checking.variations import Case
 
 Likely = tuple[str, str]
 """The key of a mistake and a sentence about it."""
@@ -164,8 +164,3 @@ def relative(residual: Tensor, expected: Tensor) -> float:
     finite = expected.isfinite() & residual.isfinite()
     scale = expected[finite].abs().sum()
     return float(residual[finite].abs().sum() / scale) if scale > 0 else math.inf
-
-
-def names_ignored(option: str) -> bool:
-    """Whether an option's number marks the indices that are to be left out."""
-    return any(word in option for word in ("ignore", "pad", "blank", "skip"))

@@ -85,8 +85,16 @@ class Autograd:
 
     source = "autograd"
 
-    def __init__(self, pair: Pair, arguments: Arguments, upstreams: Mapping[str, Tensor]) -> None:
+    def __init__(
+        self,
+        pair: Pair,
+        arguments: Arguments,
+        upstreams: Mapping[str, Tensor],
+        *,
+        graphless_is_zero: bool = False,
+    ) -> None:
         self._pair = pair
+        self._graphless_is_zero = graphless_is_zero
         self._own = arguments
         self._own_upstreams = upstreams
         self._dtype = torch.float64
@@ -98,14 +106,23 @@ class Autograd:
     @cached_property
     def expected(self) -> Leaves:
         try:
-            expected = autograd(self._pair, self._arguments, self._upstreams)
+            expected = self._gradients(self._arguments, self._upstreams)
         except Undifferentiable:
             raise
         except Exception:  # a forward that does not take float64: as exactly as it goes
             self._arguments, self._upstreams = dict(self._own), dict(self._own_upstreams)
-            expected = autograd(self._pair, self._arguments, self._upstreams)
+            expected = self._gradients(self._arguments, self._upstreams)
             self._dtype = next(iter(expected.values())).dtype
         return {name: value.double() for name, value in expected.items()}
+
+    def _gradients(self, arguments: Arguments, upstreams: Mapping[str, Tensor]) -> Leaves:
+        try:
+            return autograd(self._pair, arguments, upstreams)
+        except Graphless:
+            if not self._graphless_is_zero:
+                raise
+            leaves = self._pair.leaves(arguments)
+            return {name: torch.zeros_like(leaf) for name, leaf in leaves.items()}
 
     def verdicts(self, gradients: Mapping[str, Tensor]) -> dict[str, Verdict]:
         off = {leaf: self._off(leaf, gradient) for leaf, gradient in gradients.items()}
@@ -129,7 +146,8 @@ class Autograd:
         # A transform leaves the last digit of the largest entry in all others, also in float64.
         largest = torch.where(judged, value.abs(), 0).amax() if value.numel() else 0
         leaked = 4 * torch.finfo(torch.float64).eps * largest
-        reached = 2 * finfo.eps * self._upstream_of(leaf) + leaked
+        # In half precision a gradient of zeros would hide behind it.
+        reached = leaked + (2 * finfo.eps * self._upstream_of(leaf) if finfo.bits > 16 else 0)
         off = ~(error <= units * value.abs() + underflow(gradient.dtype) + reached) & judged
         # A draw may have been a small one, so that each further one can only allow more.
         for draws in DRAWS:
@@ -202,7 +220,7 @@ class Autograd:
                     n: x if salt == 0 else _rounded(x, salt, 2 * torch.finfo(x.dtype).eps)
                     for n, x in leaves.items()
                 }
-                gradients = autograd(self._pair, replaced(self._own, apart), self._own_upstreams)
+                gradients = self._gradients(replaced(self._own, apart), self._own_upstreams)
                 for name, gradient in gradients.items():
                     error = (gradient.double() - self.expected[name]).abs()
                     worst[name] = torch.maximum(worst[name], error)
@@ -270,7 +288,7 @@ class Autograd:
             for name, zero in ((n, torch.zeros_like(value)) for n, value in self.expected.items())
         }
         for upstreams in self._one_signed_upstreams:
-            here = autograd(self._pair, self._arguments, upstreams)
+            here = self._gradients(self._arguments, upstreams)
             lowest, highest = dict(here), dict(here)
             for salt, size in itertools.product(self._salts, (self._small, -self._small)):
                 for name, gradient in self._moved(salt, size, False, upstreams).items():
@@ -373,7 +391,7 @@ class Autograd:
                 moved.view(-1)[entry] += size * (abs(x) or 1)
                 try:
                     arguments = replaced(self._arguments, {leaf: moved})
-                    gradient = autograd(self._pair, arguments, self._upstreams)[leaf]
+                    gradient = self._gradients(arguments, self._upstreams)[leaf]
                 except Exception:  # beyond its domain
                     continue
                 bounds.append(gradient.flatten()[entry])
@@ -393,7 +411,7 @@ class Autograd:
                 name: _rounded(upstream, salt + 1, size)
                 for name, upstream in self._upstreams.items()
             }
-            gradients = autograd(self._pair, inputs, upstreams)
+            gradients = self._gradients(inputs, upstreams)
         self._vanished = rounding.vanished
         return gradients
 
@@ -417,20 +435,20 @@ class Autograd:
 
         inputs = self._disturbed(move, self._movable)
         try:
-            return autograd(self._pair, inputs, upstreams)
+            return self._gradients(inputs, upstreams)
         except Exception:  # beyond its domain, as a probability of more than 1
-            return autograd(self._pair, self._arguments, upstreams)
+            return self._gradients(self._arguments, upstreams)
 
     @cached_property
     def _movable(self) -> frozenset[str]:
         """The leaves at which the forward itself does not jump: elsewhere nothing is next to it."""
         movable = set(self.expected)
-        here, leaves = self._outputs(self._arguments), self._pair.leaves(self._arguments)
+        here, leaves = _outputs(self._pair, self._arguments), self._pair.leaves(self._arguments)
         for leaf in self.expected:
             for size in (self._small, -self._small):
                 moved = self._disturbed(lambda x, i: _moved(x, 1, size, i), {leaf})  # noqa: B023
                 try:
-                    outputs = self._outputs(moved)
+                    outputs = _outputs(self._pair, moved)
                 except Exception:  # beyond its domain
                     movable.discard(leaf)
                     break
@@ -441,11 +459,6 @@ class Autograd:
                     if (output - here[name]).abs().amax() > JUMP * max(size_of_both.item(), 1e-2):
                         movable.discard(leaf)
         return frozenset(movable)
-
-    def _outputs(self, arguments: Arguments) -> Leaves:
-        with torch.no_grad():
-            fields = self._pair.fields(self._pair.call(arguments))
-        return {name: fields[name].double() for name in self._pair.outputs}
 
     def _disturbed(
         self, disturb: Callable[[Tensor, int], Tensor], which: Iterable[str] | None = None
@@ -472,6 +485,10 @@ class Undifferentiable(Exception):  # noqa: N818  # a fact about a forward, and 
     """Autograd cannot see through the forward."""
 
 
+class Graphless(Undifferentiable):
+    """No output has a graph: the forward hides from autograd, or does not read its inputs here."""
+
+
 def autograd(pair: Pair, arguments: Arguments, upstreams: Mapping[str, Tensor]) -> Leaves:
     """Autograd's gradients by the names of the leaves; zeros where nothing flows."""
     leaves = {
@@ -487,7 +504,7 @@ def autograd(pair: Pair, arguments: Arguments, upstreams: Mapping[str, Tensor]) 
             raise
         flowing = [name for name in pair.outputs if fields[name].requires_grad]
         if not flowing:
-            raise Undifferentiable
+            raise Graphless
         try:
             gradients = torch.autograd.grad(
                 [fields[name] for name in flowing],
@@ -505,9 +522,39 @@ def autograd(pair: Pair, arguments: Arguments, upstreams: Mapping[str, Tensor]) 
     }
 
 
+def rounding_of_outputs(pair: Pair, arguments: Arguments) -> Leaves:
+    """How far rounding moves each output of a forward, per eps; nothing where it has no float64."""
+    size = 2.0**-30
+    moved: Leaves = {}
+    try:
+        exact = in_dtype(arguments, torch.float64)
+        here = _outputs(pair, exact)
+        for salt in range(1, 4):
+            leaves = pair.leaves(exact)
+            disturbed = {name: _rounded(x, salt, size) for name, x in leaves.items()}
+            with _Rounding(100 * salt, size, size, size):
+                outputs = _outputs(pair, replaced(exact, disturbed))
+            for name, output in outputs.items():
+                shift = ((output - here[name]).abs() / size).nan_to_num(torch.inf)
+                moved[name] = torch.maximum(moved.get(name, shift), shift)
+    except Exception:  # as above
+        return {}
+    return moved
+
+
+def _outputs(pair: Pair, arguments: Arguments) -> Leaves:
+    with torch.no_grad():
+        fields = pair.fields(pair.call(arguments))
+    return {name: fields[name].double() for name in pair.outputs}
+
+
 def underflow(dtype: torch.dtype) -> float:
-    """What counts as zero: next to underflow numbers have no digits left."""
-    return 64 * torch.finfo(dtype).tiny
+    """What counts as zero: next to underflow numbers have no digits left.
+
+    In half precision, where that is much, the last digit of a subnormal number has to do.
+    """
+    finfo = torch.finfo(dtype)
+    return 64 * finfo.tiny * (finfo.eps if finfo.bits == 16 else 1)
 
 
 def proven(
@@ -576,7 +623,7 @@ def _moved(x: Tensor, salt: int, size: float, apart: int | None) -> Tensor:
 _ROUNDING = frozenset(
     """add sub rsub mul div reciprocal exp exp2 expm1 log log1p log2 sqrt rsqrt pow tanh sigmoid erf
     erfc sin cos sum mean var std var_mean mm bmm addmm baddbmm addcmul dot mv prod cumsum
-    _softmax _log_softmax logsumexp convolution native_layer_norm native_batch_norm
+    _softmax _log_softmax logsumexp convolution
     linalg_vector_norm index_add scatter_add index_put embedding_dense_backward""".split()  # noqa: SIM905  # reads better
 )
 """Operations that pick nothing, so that what they give need not be looked for in what they got."""
@@ -586,6 +633,7 @@ _SUMMING = frozenset({"sum", "mean", "mm", "bmm", "mv", "dot"})
 
 _FUSED = frozenset(
     {"gelu", "silu", "mish", "softplus", "elu", "log_sigmoid_forward", "logit", "hardswish"}
+    | {"native_layer_norm", "native_batch_norm", "native_group_norm"}
 )
 """Forward operations whose steps round, beside all the backward ones."""
 

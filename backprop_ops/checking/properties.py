@@ -8,7 +8,7 @@ import typing
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -19,22 +19,28 @@ from backprop_ops._torch import (
     is_singular,
     is_zero_tensor,
     lacks_precision,
+    sparse_indices,
 )
+from backprop_ops.checking.acceptance import outputs_of
 from backprop_ops.checking.autograd_pair import AutogradPair
+from backprop_ops.checking.case import Case, Cast, LaidOut, condition
 from backprop_ops.checking.differences import Differences
 from backprop_ops.checking.judging import (
+    ALLOWED,
     Autograd,
     Judge,
     Leaves,
     Undifferentiable,
     Verdict,
+    rounding_of_outputs,
 )
-from backprop_ops.checking.variations import Case, holds_unnamed, outputs_of
+from backprop_ops.checking.variations.indices import holds_what_the_sample_lacks
 from backprop_ops.leaves import by_leaf, copied, in_dtype, parts, takes_gradient
 from backprop_ops.pair import Pair, PairError
 
 KEPT_ROUNDINGS = 16  # of kept values, that a gradient may be off by
 STRAIGHT = 0.99  # the cosine between two steps along one direction
+LOST = 0.05  # of an output's largest entry, by which a forward is off that has lost its digits
 ALLOWED_APART = 64  # units of rounding by which two calls may differ, as atomics make them
 
 
@@ -66,6 +72,22 @@ class Finding(NamedTuple):
     explanation: str = ""
 
 
+@dataclass(frozen=True)
+class Oracle:
+    """Who says what is right.
+
+    ``differentiated``: the pair whose forward autograd differentiates; None where finite
+    differences judge. ``differenced``: the pair whose forward they ask. ``compared``: the pair
+    whose outputs the forward's have to equal. ``on_purpose``: whether the gradient is another
+    function's, of which finite differences of the forward say nothing.
+    """
+
+    differentiated: Pair | None
+    differenced: Pair
+    compared: Pair | None = None
+    on_purpose: bool = False
+
+
 class BackwardRaises(Exception):  # noqa: N818  # what it is, to be reported
     """The backward raises; the message says what."""
 
@@ -87,21 +109,20 @@ class Call(NamedTuple):
 class Inspector:
     """Asks the properties of a pair of one case after the other, and keeps what it learned.
 
-    ``reference``: the pair whose forward is differentiated, None where finite differences judge.
     ``notes``: on each leaf that was right only as a kink is, and on precisions that the backward
-    does not take, by the leaf or variation. ``judged``: the leaves of
-    which some case proved something. ``disputed``: those on which the two judges disagree, so that
-    what either says is right. ``earlier``: the arguments of the first case and of the last.
-    ``left_changed``: what of torch's global state the backward did not leave as it found it.
+    does not take, by the leaf or variation. ``judged``: the leaves of which some case proved
+    something. ``differenced``: those on which the two judges disagree on the sample, and the
+    backward follows finite differences. ``earlier``: the arguments of the first case and of the
+    last. ``left_changed``: what of torch's global state the backward did not leave as it found it.
     ``differentiated``: whether autograd has judged a case.
     """
 
     pair: Pair
-    reference: Pair | None
+    oracle: Oracle
     skip: frozenset[str] = frozenset()
     notes: dict[str, str] = field(default_factory=dict)
     judged: set[str] = field(default_factory=set)
-    disputed: set[str] = field(default_factory=set)
+    differenced: set[str] = field(default_factory=set)
     earlier: list[dict[str, Any]] = field(default_factory=list)
     left_changed: set[str] = field(default_factory=set)
     differentiated: bool = False
@@ -114,9 +135,9 @@ class Inspector:
         """Another that judges alike, and whose cases leave nothing behind in this one."""
         return Inspector(
             self.pair,
-            self.reference,
+            self.oracle,
             self.skip,
-            disputed=self.disputed,
+            differenced=self.differenced,
             differentiated=self.differentiated,
         )
 
@@ -125,6 +146,33 @@ class Inspector:
 
         Raises Outside where a case is none.
         """
+        found = self._first_failing(case)
+        self.earlier = [*self.earlier[:1], dict(case.arguments)]
+        of_values = bool(found) and found[0].property in ("value", "linearity", "zero")
+        if of_values and case.reach == "beyond" and self._is_lost(case):
+            raise Outside
+        laid_out = bool(found) and case.family == "layouts"
+        if laid_out and not self.quiet()._first_failing(contiguous(case)):
+            return [
+                Finding("layout", finding.input, finding.message, "upstream-layout", _LAYOUT)
+                for finding in found
+            ]
+        return found
+
+    def _is_lost(self, case: Case) -> bool:
+        """Whether the forward itself has lost its digits here: of nothing a gradient is right."""
+        call = self.call(case)
+        try:
+            exact = outputs_of(self.pair, in_dtype(call.arguments, torch.float64))
+        except Exception:  # a forward that does not take float64
+            return False
+        return any(
+            bool(((call.fields[name] - value).abs() > LOST * value.abs().amax()).any())
+            for name, value in exact.items()
+            if value.numel()
+        )
+
+    def _first_failing(self, case: Case) -> list[Finding]:
         found: list[Finding] = []
         try:
             for finding in self._findings(case):
@@ -136,12 +184,6 @@ class Inspector:
         except BackwardRaises as error:  # at a later call than the first
             if not found:
                 found.append(Finding("call", None, f"{error}, at a later call", "state", LATER))
-        self.earlier = [*self.earlier[:1], dict(case.arguments)]
-        if found and case.family == "layouts" and not self.findings(contiguous(case)):
-            return [
-                Finding("layout", finding.input, finding.message, "upstream-layout", _LAYOUT)
-                for finding in found
-            ]
         return found
 
     def layout(self, case: Case) -> Iterator[Finding]:
@@ -177,7 +219,8 @@ class Inspector:
         given = call.upstreams if upstreams is None else upstreams
         before = [get() for get, _ in _SURROUNDINGS.values()]
         try:
-            gradients = by_leaf(self.pair.gradients(call.arguments, call.result, given))
+            returned = by_leaf(self.pair.gradients(call.arguments, call.result, given))
+            gradients = {name: dense(gradient) for name, gradient in returned.items()}
         except PairError:
             raise
         except Exception as error:
@@ -188,11 +231,16 @@ class Inspector:
                 if get() != was:
                     set_(was)
                     self.left_changed.add(what)
-        return {name: dense(gradient) for name, gradient in gradients.items()}
+        return gradients
 
     def judge(self, arguments: Mapping[str, Any], upstreams: Mapping[str, Tensor]) -> Judge:
-        if self.reference is not None:
-            judge = Autograd(self.reference, arguments, upstreams)
+        if self.oracle.differentiated is not None:
+            judge = Autograd(
+                self.oracle.differentiated,
+                arguments,
+                upstreams,
+                graphless_is_zero=self.differentiated,
+            )
             try:
                 judge.expected  # noqa: B018  # whether autograd sees through this call
             except Undifferentiable:
@@ -203,19 +251,19 @@ class Inspector:
             else:
                 self.differentiated = True
                 return judge
-        return Differences(self.reference or self.pair, arguments, upstreams)
+        return Differences(self.oracle.differenced, arguments, upstreams)
 
     def _findings(self, case: Case) -> Iterator[Finding]:
         before = copied(case.arguments)
         try:
             call = self.call(case)
-            reference = self._reference_outputs(call)
+            outputs = self._reference_outputs(call)
         except Exception as error:
             raise Outside from error
         for name in _changed(call.arguments, before):
             message = f"{self.pair.name} itself writes to {name}"
             yield Finding("purity", None, message, "mutates-input")
-        yield from self._agrees_with_reference(call, *reference)
+        yield from self._agrees_with_reference(call, *outputs)
 
         try:
             judge = self.judge(call.arguments, call.upstreams)
@@ -230,17 +278,17 @@ class Inspector:
             yield Finding("count", None, str(error), "wrong-count", _SLOTS)
             return
         except BackwardRaises as error:
-            # Nobody overlooks a precision that is lacking, a singular matrix, or an index that
-            # neither the sample nor an option has.
-            lacking = case.family == "precisions" and lacks_precision(error.__cause__)
+            # Nobody overlooks a precision that is lacking, a singular matrix, or an index or a
+            # number among the options that the sample does not have.
+            cast = next((change for change in case.changes if isinstance(change, Cast)), None)
+            lacking = cast is not None and lacks_precision(error.__cause__)
             singular = case.family == "values" and is_singular(error.__cause__)
-            unnamed = case.family == "indices" and holds_unnamed(case)
-            when = str(case.variation)
+            when = condition(case.changes)
             if lacking:
-                self.notes[when] = f"not asked {when}: {error}"
-            elif singular or unnamed:
-                kind = "singular" if singular else "ignore_index"
-                self.notes.setdefault(kind, f"not asked when {when}: {error}")
+                self.notes.setdefault(str(cast), f"not asked {cast}: {error}")
+            elif singular or holds_what_the_sample_lacks(case):
+                kind = "singular" if singular else "numbers"
+                self.notes.setdefault(kind, f"not asked {when}: {error}")
             else:
                 yield Finding("call", None, str(error))
             return
@@ -262,7 +310,7 @@ class Inspector:
                     yield Finding("alias", name, message, "aliased", _COPY)
         values = copies
         yield from self._repeat(call, values)
-        if case.variation is None:
+        if not case.changes:
             yield from self._global_randomness(call)
         for what in sorted(self.left_changed):
             message = f"{self.backward} leaves {what} changed"
@@ -270,20 +318,24 @@ class Inspector:
             yield Finding("state", None, message, "state", explanation)
         yield from self._zero(call, judge, values)
         yield from self._linearity(case, call, judge, values)
-        yield from self._values(call, judge, values)
+        yield from self._values(case, call, judge, values)
 
     def _reference_outputs(self, call: Call) -> tuple[Leaves, Leaves]:
         """What the reference returns, in the call's precision and in float64; {} without one."""
-        if self.reference is None or self.reference.forward is self.pair.forward:
+        reference = self.oracle.compared
+        if reference is None:
             return {}, {}
-        own = outputs_of(self.reference, call.arguments)
+        own = outputs_of(reference, call.arguments)
         try:
-            return own, outputs_of(self.reference, in_dtype(call.arguments, torch.float64))
+            return own, outputs_of(reference, in_dtype(call.arguments, torch.float64))
         except Exception:  # a reference that does not take float64
             return own, own
 
     def _agrees_with_reference(self, call: Call, own: Leaves, exact: Leaves) -> Iterator[Finding]:
         """The outputs are compared first: of another function there is nothing to ask."""
+        reference = self.oracle.compared
+        if reference is None:
+            return
         for name in own:
             output, expected = call.fields[name].double(), exact[name].double()
             if output.shape != expected.shape:
@@ -296,14 +348,20 @@ class Inspector:
             eps = torch.finfo(call.fields[name].dtype).eps
             scale = torch.maximum(expected.abs(), expected.abs().mean())
             allowed = 1024 * eps * scale + 16 * (own[name].double() - expected).abs()
-            off = (output - expected).abs() - allowed
-            off = torch.where(expected.isfinite(), off.nan_to_num(torch.inf), -torch.inf)
+            error = (output - expected).abs()
+            judged = expected.isfinite() & own[name].isfinite()
+            off = torch.where(judged, (error - allowed).nan_to_num(torch.inf), -torch.inf)
+            if off.numel() and off.amax() > 0:
+                moved = rounding_of_outputs(reference, call.arguments)
+                units = ALLOWED[call.fields[name].dtype.itemsize] * eps
+                if name in moved:
+                    off = torch.where(error <= units * moved[name], -torch.inf, off)
             if off.numel() and off.amax() > 0:
                 at = _worst(off)
+                got, right = _numbers(output[at], expected[at])
                 message = (
                     f"{self.pair.name} and its reference differ, not the backward: {name}"
-                    f"{_index(at)} is {output[at].item():.6g}, the reference's "
-                    f"{expected[at].item():.6g}"
+                    f"{_index(at)} is {got}, the reference's {right}"
                 )
                 yield Finding("value", None, message)
 
@@ -376,7 +434,20 @@ class Inspector:
                     message = f"d{name} shares its memory with {owners[memory]}"
                     yield Finding("alias", name, message, "aliased", _COPY)
 
+    def _goes_with_the_upstream(self, call: Call, judge: Judge, factor: float) -> bool:
+        """Whether the right gradient does: that of another function, as a clipped one, need not."""
+        if not self.oracle.on_purpose:
+            return True
+        scaled = {name: u * factor for name, u in call.upstreams.items()}
+        right = self.judge(call.arguments, scaled).expected
+        return all(
+            torch.allclose(right[name], factor * value, equal_nan=True)
+            for name, value in judge.expected.items()
+        )
+
     def _zero(self, call: Call, judge: Judge, values: Mapping[str, Tensor]) -> Iterator[Finding]:
+        if not self._goes_with_the_upstream(call, judge, 0.0):
+            return
         zeros = {name: torch.zeros_like(u) for name, u in call.upstreams.items()}
         for name, gradient in self.gradients(call, zeros).items():
             if name not in values:
@@ -467,6 +538,8 @@ class Inspector:
         """Where autograd sees linearity, so does the value; it shows here with its own name."""
         if case.family in ("values", "precisions"):  # where twice as much may be too much
             return
+        if not self._goes_with_the_upstream(call, judge, 2.0):
+            return
         doubled = {name: u * 2 for name, u in call.upstreams.items()}
         for name, twice in self.gradients(call, doubled).items():
             if name not in values or not isinstance(twice, Tensor):
@@ -480,7 +553,7 @@ class Inspector:
             halved = torch.where(apart, twice / 2, values[name])
             if self._wrong(judge, name, values[name]) or self._wrong(judge, name, halved):
                 message = f"d{name} of twice the upstream is not twice d{name}"
-                same = torch.equal(twice, values[name]) and case.variation is None
+                same = torch.equal(twice, values[name]) and not case.changes
                 explanation = (
                     "the upstream makes no difference to it"
                     if same
@@ -489,20 +562,23 @@ class Inspector:
                 mistake = "upstream-ignored" if same else "upstream-collapsed"
                 yield Finding("linearity", name, message, mistake, explanation)
 
-    def _values(self, call: Call, judge: Judge, values: Mapping[str, Tensor]) -> Iterator[Finding]:
-        verdicts = judge.verdicts(values)
+    def _values(
+        self, case: Case, call: Call, judge: Judge, values: Mapping[str, Tensor]
+    ) -> Iterator[Finding]:
+        verdicts, judges = judge.verdicts(values), dict.fromkeys(values, judge)
+        for name in self.differenced & verdicts.keys():
+            judges[name] = Differences(self.oracle.differenced, call.arguments, call.upstreams)
+            verdicts[name] = judges[name].verdicts({name: values[name]})[name]
         if any(verdict.wrong.any() for verdict in verdicts.values()):
             verdicts = self._allowing_for_kept(call, judge, values, verdicts)
+            verdicts = self._allowing_for_digits(case, call, judge, values, verdicts)
         agreeing = [f"d{name}" for name, verdict in verdicts.items() if not verdict.wrong.any()]
         for name, verdict in verdicts.items():
+            judge = judges[name]
             value, gradient = judge.expected[name], values[name]
             self._note(judge, name, gradient, verdict.kinks)
             if not verdict.wrong.any():
                 continue
-            if name in self.disputed:  # either judge may be right
-                other = Differences(self.reference or self.pair, call.arguments, call.upstreams)
-                if not self._wrong(other, name, gradient):
-                    continue
             error = (gradient.double() - value).abs().nan_to_num(torch.inf)
             at = _worst(torch.where(verdict.wrong, error, -1))
             got, right = _numbers(gradient[at], value[at])
@@ -532,6 +608,43 @@ class Inspector:
                 eps = torch.finfo(values[name].dtype).eps
                 beyond = verdicts[name].wrong & ~(error <= KEPT_ROUNDINGS * eps * by)
                 verdicts[name] = verdicts[name]._replace(wrong=beyond)
+        return verdicts
+
+    def _allowing_for_digits(
+        self,
+        case: Case,
+        call: Call,
+        judge: Judge,
+        values: Mapping[str, Tensor],
+        verdicts: dict[str, Verdict],
+    ) -> dict[str, Verdict]:
+        """In float64, errors that are below the rounding of float32.
+
+        A sample of another precision has no user in float64: constants of eight digits are a note.
+        Else autograd's own constants may be the short ones, and finite differences decide.
+        """
+        for name, verdict in verdicts.items():
+            gradient, expected = values[name], judge.expected[name]
+            if gradient.dtype != torch.float64 or not verdict.wrong.any():
+                continue
+            error = (gradient - expected).abs()
+            if not (error <= judge.allowed(name, torch.float32))[verdict.wrong].all():
+                continue
+            right = False
+            if any(isinstance(change, Cast) for change in case.changes):
+                right = True
+                at = _worst(torch.where(verdict.wrong, error, -1))
+                got, said = _numbers(gradient[at], expected[at])
+                self.notes.setdefault(
+                    f"digits {name}",
+                    f"d{name} has the digits of float32 in float64 too: {got}, {judge.source} "
+                    f"says {said}",
+                )
+            elif isinstance(judge, Autograd) and not self.oracle.on_purpose:
+                other = Differences(self.oracle.differenced, call.arguments, call.upstreams)
+                right = not self._wrong(other, name, gradient)
+            if right:
+                verdicts[name] = verdict._replace(wrong=torch.zeros_like(verdict.wrong))
         return verdicts
 
     def _moved_by_rounding_of_kept(self, call: Call) -> Leaves:
@@ -613,15 +726,11 @@ def apart(one: Any, other: Any) -> bool:
 
 def contiguous(case: Case) -> Case:
     """The same numbers laid out contiguously."""
-
-    def plain(upstream: Tensor) -> Tensor:
-        return (case.change(upstream) if case.change else upstream).contiguous()
-
     arguments = {
         name: value.contiguous() if isinstance(value, Tensor) else value
         for name, value in case.arguments.items()
     }
-    return replace(case, family="contiguous", arguments=arguments, change=plain)
+    return case.but(LaidOut(None, "contiguous", Tensor.contiguous), arguments)
 
 
 def _changed(given: Mapping[str, Any], before: Mapping[str, Any]) -> list[str]:
@@ -696,8 +805,14 @@ def _random_states() -> dict[str, Any]:
 
 
 def dense(gradient: Any) -> Any:
-    strided = not isinstance(gradient, Tensor) or gradient.layout == torch.strided
-    return gradient if strided else gradient.to_dense()
+    if not isinstance(gradient, Tensor) or gradient.layout == torch.strided:
+        return gradient
+    if gradient.layout == torch.sparse_coo:
+        indices = sparse_indices(gradient)
+        sizes = torch.tensor(gradient.shape[: len(indices)], device=indices.device)[:, None]
+        if ((indices < 0) | (indices >= sizes)).any():  # torch would write there
+            raise IndexError("an index of a sparse gradient is out of bounds")
+    return gradient.to_dense()
 
 
 def _worst(error: Tensor) -> tuple[int, ...]:

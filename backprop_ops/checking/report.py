@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property  # `property` is a field's name here
 
+from backprop_ops.checking.case import REACHES, Change, Reach, condition, described, farthest
 from backprop_ops.comparison import Comparison
 
 
@@ -11,25 +13,47 @@ from backprop_ops.comparison import Comparison
 class Failure:
     """One thing that is wrong with a backward.
 
-    ``property``: what does not hold. ``variation``: how the case differs from the caller's own
-    sample, None where it is the sample. ``input``: the gradient's name, None where it is of no one
-    gradient. ``mistake``: the key of the likely mistake, or None, and ``explanation`` a sentence on
-    it. ``reproduce``: code that shows it at the smallest input found.
+    ``property``: what does not hold. ``changes``: how the case differs from the caller's own
+    sample. ``input``: the gradient's name, None where it is of no one gradient. ``mistake``: the
+    key of the likely mistake, or None, and ``explanation`` a sentence on it. ``reproduce``: code
+    that shows it at the smallest input found. ``left``: what the whole sample is and this case is
+    not, as ``a is not symmetric``.
     """
 
     property: str
-    variation: str | None
+    changes: tuple[Change, ...]
     input: str | None
     message: str
     mistake: str | None
     explanation: str
     reproduce: str
+    left: tuple[str, ...] = ()
+
+    @cached_property
+    def variation(self) -> str | None:
+        """The text of the changes, by which the variation can be skipped; None of the sample."""
+        return described(self.changes)
+
+    @cached_property
+    def reach(self) -> Reach:
+        """How far from the sample it fails."""
+        return farthest(change.reach for change in self.changes)
+
+    @cached_property
+    def verdict(self) -> str:
+        """``wrong on your sample``, ``wrong on inputs like yours`` or ``wrong beyond: …``."""
+        if self.reach == "sample":
+            return "wrong on your sample"
+        if self.reach == "alike":
+            return "wrong on inputs like yours"
+        if self.left:
+            return f"wrong beyond: when {' and '.join(self.left)}, which your sample is"
+        return f"wrong beyond: {condition(self.changes)}"
 
     def __str__(self) -> str:
         lines = [f"{self.property}: {self.message}"]
-        if self.variation is not None:
-            when = "" if self.variation.startswith("in ") else "when "
-            lines.append(f"holds on your sample; fails {when}{self.variation}")
+        if self.changes:
+            lines.append(f"holds on your sample; fails {condition(self.changes)}")
         if self.mistake is not None:
             lines.append(f"likely mistake ({self.mistake}): {self.explanation}")
         indented = "\n".join(f"    {line}" for line in self.reproduce.splitlines())
@@ -56,14 +80,20 @@ class Report:
         return not self.failures and not self.proves_nothing
 
     @property
+    def reach(self) -> Reach | None:
+        """The least reach at which something fails; None where nothing does."""
+        reaches = (failure.reach for failure in self.failures)
+        return min(reaches, key=REACHES.index, default=None)
+
+    @property
     def proves_nothing(self) -> bool:
         return bool(self.comparisons) and len(self.vacuous) == len(self.comparisons)
 
     @property
     def verdict(self) -> str:
-        """``correct``, ``correct, but nothing proves db``, ``vacuous`` or ``wrong``."""
+        """``correct``, ``correct, but nothing proves db``, ``vacuous``, or that of a failure."""
         if self.failures:
-            return "wrong"
+            return min(self.failures, key=lambda f: REACHES.index(f.reach)).verdict
         if self.proves_nothing:
             return "vacuous"
         unproved = " and ".join(self.vacuous)

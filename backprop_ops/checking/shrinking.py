@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
@@ -10,14 +11,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from backprop_ops.checking.acceptance import accepts
 from backprop_ops.checking.autograd_pair import AutogradPair
+from backprop_ops.checking.case import Case, Shared, Surrounded, UpstreamMade
 from backprop_ops.checking.judging import Autograd
 from backprop_ops.checking.properties import Call, Finding, Inspector
-from backprop_ops.checking.variations import Case, accepts, cut, elements, groups, size_of
+from backprop_ops.checking.sizing import cut, elements, groups, size_of
 from backprop_ops.leaves import replaced
 from backprop_ops.pair import Pair
 
 MOST_TRIES = 120
+MOST_SECONDS = 5.0  # of the processor
 MOST_PRINTED = 200  # elements, as text
 MOST_ELEMENTS = 2**14  # of a case that is tried so often
 
@@ -41,7 +45,7 @@ def shrunk(inspector: Inspector, case: Case, finding: Finding) -> tuple[Case, Fi
             return None
         return None
 
-    tries = 0
+    tries, started = 0, time.process_time()
     if finding.property == "state" or elements(case.arguments) > MOST_ELEMENTS:
         return case, finding
     improved = True
@@ -49,7 +53,7 @@ def shrunk(inspector: Inspector, case: Case, finding: Finding) -> tuple[Case, Fi
         improved = False
         for candidate in _candidates(inspector.pair, case):
             tries += 1
-            if tries > MOST_TRIES:
+            if tries > MOST_TRIES or time.process_time() - started > MOST_SECONDS:
                 return case, finding
             found = fails(candidate)
             if found is not None:
@@ -66,10 +70,10 @@ def _candidates(pair: Pair, case: Case) -> Iterator[Case]:
         for part in [group, *([place] for place in group if group[1:])]:
             for other in sorted({1, 2, size // 2, size - 1}):
                 if 0 < other < size:
-                    yield replace(case, arguments=cut(arguments, part, other))
-    if case.change is None and case.alone is None:
-        for change in (_first_hot, torch.ones_like):
-            yield replace(case, change=change)
+                    yield case.of(cut(arguments, part, other))
+    if not any(change.makes_upstreams for change in case.changes):
+        for make in (_first_hot, torch.ones_like):
+            yield replace(case, changes=(UpstreamMade("simpler", make), *case.changes))
     for name, leaf in pair.leaves(arguments).items():
         simpler = [torch.zeros_like(leaf), torch.ones_like(leaf), leaf.round()]
         simpler += [(leaf * 10).round() / 10]
@@ -80,7 +84,7 @@ def _candidates(pair: Pair, case: Case) -> Iterator[Case]:
                 simpler.append(changed)
         for values in simpler:
             if _complexity(values) < _complexity(leaf) and leaf.is_contiguous():
-                yield replace(case, arguments=replaced(arguments, {name: values}))
+                yield case.of(replaced(arguments, {name: values}))
 
 
 def _complexity(x: Tensor) -> float:
@@ -105,12 +109,14 @@ def code(inspector: Inspector, case: Case, finding: Finding) -> str:
         return _autograd_code(pair, call)
     by_autograd = (
         finding.property in ("value", "layout", "linearity", "zero", "count", "shape")
-        and inspector.reference is not None
-        and inspector.reference.forward is pair.forward
+        and inspector.oracle.differentiated is not None
+        and inspector.oracle.compared is None
+        and not inspector.oracle.on_purpose
         and isinstance(inspector.judge(call.arguments, call.upstreams), Autograd)
-        and case.family != "inputs"
+        and not any(isinstance(change, Shared) for change in case.changes)
     )
-    needing = by_autograd or case.variation == "the inputs require gradients"
+    requiring = any(isinstance(c, Surrounded) and c.requiring for c in case.changes)
+    needing = by_autograd or requiring
     leaves = pair.leaves(call.arguments)
     lines = ["import torch", *_imports(pair)]
     for name in (*pair.inputs, *pair.options):

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from backprop_ops._torch import autograd_refuses
+from backprop_ops.checking.acceptance import accepts
 from backprop_ops.checking.autograd_pair import AutogradPair
+from backprop_ops.checking.case import Case, Surrounded
 from backprop_ops.checking.properties import (
     LATER,
     OTHERS,
@@ -23,12 +24,16 @@ from backprop_ops.checking.properties import (
     first_line,
     type_name,
 )
-from backprop_ops.checking.variations import Case, accepts
 from backprop_ops.leaves import replaced
 
 
-def calls(inspector: Inspector, sample: Case, other: Case) -> Iterator[tuple[str, Finding]]:
-    """The sample's call made in other surroundings, each with how it was made."""
+def calls(
+    inspector: Inspector, sample: Case, other: Case, of_other_values: Case
+) -> Iterator[tuple[Surrounded, Finding]]:
+    """The sample's call made in other surroundings, each with how it was made.
+
+    ``other``: a case of other sizes, ``of_other_values``: one of the same sizes.
+    """
     call = inspector.call(sample)
     plain = {n: g.clone() for n, g in inspector.gradients(call).items() if isinstance(g, Tensor)}
 
@@ -44,11 +49,14 @@ def calls(inspector: Inspector, sample: Case, other: Case) -> Iterator[tuple[str
         except BackwardRaises as error:
             explanation = "it needs the gradient mode to be on: turn it on where it is needed"
             finding = Finding("state", None, str(error), "state", explanation)
-            yield "torch.no_grad() is on", finding
+            yield Surrounded("torch.no_grad() is on"), finding
             return
         for finding in differing(gradients, "under torch.no_grad()"):
-            yield "torch.no_grad() is on", finding
-    needing = _needing_gradients(inspector, call)
+            yield Surrounded("torch.no_grad() is on"), finding
+    needing, requiring = (
+        _needing_gradients(inspector, call),
+        Surrounded("the inputs require gradients", requiring=True),
+    )
     if needing is not None:
         with torch.enable_grad():
             try:
@@ -56,28 +64,31 @@ def calls(inspector: Inspector, sample: Case, other: Case) -> Iterator[tuple[str
             except BackwardRaises as error:
                 if not autograd_refuses(error.__cause__):
                     finding = Finding("state", None, str(error), "state", OTHERS)
-                    yield "the inputs require gradients", finding
+                    yield requiring, finding
             else:
                 for finding in differing(gradients, "where the inputs require gradients"):
-                    yield "the inputs require gradients", finding
+                    yield requiring, finding
                 for name, leaf in inspector.pair.leaves(needing.arguments).items():
                     if leaf.grad is not None:
                         message = f"{inspector.backward} writes to the .grad of {name}"
                         explanation = "whoever calls it adds up: return the gradient"
                         finding = Finding("state", name, message, "mutates-input", explanation)
-                        yield "the inputs require gradients", finding
+                        yield requiring, finding
     if len(plain) > 1 and isinstance(inspector.pair, AutogradPair):
         yield from _each_alone(inspector, inspector.pair, call, plain)
-    yield from _after_another_call(inspector, call, other, differing)
+    for between in (other, of_other_values):
+        yield from _after_another_call(inspector, call, between, differing)
+    if isinstance(inspector.pair, AutogradPair):
+        yield from _written_in_between(inspector, sample, differing)
     yield from _updated_in_place(inspector, sample)
 
 
 def _each_alone(
     inspector: Inspector, pair: AutogradPair, call: Call, plain: Mapping[str, Tensor]
-) -> Iterator[tuple[str, Finding]]:
+) -> Iterator[tuple[Surrounded, Finding]]:
     """As where all other inputs are frozen."""
     for name, value in plain.items():
-        variation = f"{name} alone requires a gradient"
+        variation = Surrounded(f"{name} alone requires a gradient")
         try:
             alone = pair.gradient_alone(call.arguments, name, call.upstreams)
         except Exception as error:
@@ -92,8 +103,8 @@ def _each_alone(
 
 def _after_another_call(
     inspector: Inspector, call: Call, other: Case, differing: Callable[..., Iterator[Finding]]
-) -> Iterator[tuple[str, Finding]]:
-    variation = "another call came between forward and backward"
+) -> Iterator[tuple[Surrounded, Finding]]:
+    variation = Surrounded("another call came between forward and backward")
     between = inspector.call(other)
     try:
         inspector.gradients(between)
@@ -105,7 +116,26 @@ def _after_another_call(
         yield variation, finding
 
 
-def _updated_in_place(inspector: Inspector, sample: Case) -> Iterator[tuple[str, Finding]]:
+def _written_in_between(
+    inspector: Inspector, sample: Case, differing: Callable[..., Iterator[Finding]]
+) -> Iterator[tuple[Surrounded, Finding]]:
+    """Inputs written to between forward and backward: autograd raises, if what it saved changed."""
+    call = inspector.call(sample)
+    with torch.no_grad():
+        for leaf in inspector.pair.leaves(call.arguments).values():
+            if 0 not in leaf.stride():
+                leaf.mul_(0.75)
+    try:
+        gradients = inspector.gradients(call)
+    except BackwardRaises:  # as it should
+        return
+    for finding in differing(gradients, "after its inputs were written to"):
+        explanation = "save_for_backward would have raised an error"
+        told = finding._replace(explanation=explanation)
+        yield Surrounded("the inputs were written to between forward and backward"), told
+
+
+def _updated_in_place(inspector: Inspector, sample: Case) -> Iterator[tuple[Surrounded, Finding]]:
     """As an optimizer does: the same tensors with other numbers in them, and called again."""
     used = inspector.call(sample)
     inspector.gradients(used)
@@ -115,7 +145,7 @@ def _updated_in_place(inspector: Inspector, sample: Case) -> Iterator[tuple[str,
     if not accepts(inspector.pair, used.arguments):
         return
     result = inspector.pair.call(used.arguments)
-    fresh = inspector.call(replace(sample, arguments=used.arguments))
+    fresh = inspector.call(sample.of(used.arguments))
     updated = Call(used.arguments, result, inspector.pair.fields(result), fresh.upstreams)
     try:
         gradients, expected = inspector.gradients(updated), inspector.gradients(fresh)
@@ -125,7 +155,7 @@ def _updated_in_place(inspector: Inspector, sample: Case) -> Iterator[tuple[str,
         if isinstance(value, Tensor) and apart(value, gradients.get(name)):
             message = f"d{name} is that of the numbers that the inputs held before"
             finding = Finding("state", name, message, "state", LATER)
-            yield "the inputs were updated in place since an earlier call", finding
+            yield Surrounded("the inputs were updated in place since an earlier call"), finding
 
 
 def _needing_gradients(inspector: Inspector, call: Call) -> Call | None:

@@ -124,7 +124,7 @@ def test_judged_by_finite_differences(name: str) -> None:
     forward, backward, args, options = DOMAINS[name]
     report = check(blind(forward), backward, args, options, seed=0)
     assert not report.failures, str(report)
-    assert report.vacuous == (("dp",) if name == "probabilities" else ())
+    assert not report.vacuous  # a short step stays within the tolerance of many small numbers
 
 
 def test_a_short_step_stays_in_a_wide_domain() -> None:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import torch
 
+from backprop_ops.checking.case import Case
 from backprop_ops.checking.evidence import Evidence
-from backprop_ops.checking.properties import Inspector
-from backprop_ops.checking.variations import Case
+from backprop_ops.checking.properties import Inspector, Oracle
 from backprop_ops.pair import Pair
 
 
@@ -23,11 +21,11 @@ def half_detached_backward(dout, x):
 def test_an_experiment_is_judged_as_the_check_judges() -> None:
     """On a leaf where the judges disagree, what either says is right."""
     pair = Pair.bind(half_detached, half_detached_backward)
-    case = Case(None, "sample", {"x": torch.tensor([0.5, -1.25])}, 0)
-    inspector = Inspector(pair, pair, disputed={"x"})
+    case = Case({"x": torch.tensor([0.5, -1.25])}, 0)
+    inspector = Inspector(pair, Oracle(pair, pair), differenced={"x"})
     assert not inspector.findings(case)
     assert Evidence(inspector, case, "x").holds(case)
-    strict = Inspector(pair, pair)
+    strict = Inspector(pair, Oracle(pair, pair))
     assert not Evidence(strict, case, "x").holds(case)
 
 
@@ -38,7 +36,7 @@ def test_nothing_holds_of_a_case_that_is_none() -> None:
         return x * x
 
     pair = Pair.bind(demanding, half_detached_backward)
-    case = Case(None, "sample", {"x": torch.tensor([0.5, 1.25])}, 0)
-    evidence = Evidence(Inspector(pair, pair), case, "x")
+    case = Case({"x": torch.tensor([0.5, 1.25])}, 0)
+    evidence = Evidence(Inspector(pair, Oracle(pair, pair)), case, "x")
     assert evidence.holds(case)
-    assert not evidence.holds(replace(case, arguments={"x": torch.tensor([0.5, -1.25])}))
+    assert not evidence.holds(case.of({"x": torch.tensor([0.5, -1.25])}))

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from backprop_ops import check
+from backprop_ops import check, sum_to
 
 pytestmark = pytest.mark.usefixtures("unseen")
 
@@ -72,7 +72,7 @@ def affine(x, w, b=None):
 @pytest.mark.parametrize("args", [(X, 3 - X), (X, 3 - X, X / 2)])
 def test_a_gradient_for_every_input(args: tuple[Tensor, ...]) -> None:
     def backward(dout, x, w, b):
-        return dout * w, dout * x, None if b is None else dout.clone()
+        return dout * w, dout * x, None if b is None else sum_to(dout, b.shape)
 
     report = check(affine, backward, args, seed=0)
     assert report, str(report)

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from backprop_ops import check
+from backprop_ops.checking.case import FAMILIES
 from backprop_ops.checking.properties import PROPERTIES
-from backprop_ops.checking.variations import FAMILIES
 
 pytestmark = pytest.mark.usefixtures("unseen")
 

@@ -10,7 +10,10 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from backprop_ops import check
-from backprop_ops.checking.variations import Case, variations
+from backprop_ops.checking.case import Case, described
+from backprop_ops.checking.structure import Structures
+from backprop_ops.checking.variations import variations
+from backprop_ops.checking.variations.maker import Maker
 from backprop_ops.pair import Pair
 
 pytestmark = pytest.mark.usefixtures("unseen")
@@ -131,8 +134,9 @@ def test_an_infinity_that_the_sample_has() -> None:
     """In the leaf that has one: the scores, some of which were masked, and not the others."""
     scores = LOGITS.masked_fill(LOGITS > 1.5, -torch.inf)
     pair = Pair.bind(lambda scores, v: scores.softmax(1) * v.softmax(1), lambda dout: dout)
-    sample = Case(None, "sample", {"scores": scores, "v": LOGITS}, 0)
-    texts = {case.variation for case in variations(pair, sample, torch.Generator())}
+    sample = Case({"scores": scores, "v": LOGITS}, 0)
+    maker = Maker(pair, Structures.shown_by(sample.arguments), torch.Generator())
+    texts = {described(case.changes) for case in variations(maker, sample)}
     assert "scores is as it was, one element -inf" in texts
     assert "v is as it was, one element 10000" in texts
     assert "v is as it was, one element -inf" not in texts

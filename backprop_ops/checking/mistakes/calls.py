@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from backprop_ops.checking.case import Resized, condition
 from backprop_ops.checking.evidence import Evidence, Likely
 from backprop_ops.checking.properties import Finding
 
@@ -17,24 +17,25 @@ def of_a_call(evidence: Evidence, finding: Finding) -> Iterator[Likely]:
     case = evidence.case
     if finding.mistake is not None:
         return
-    if case.family == "sizes" and str(case.variation).endswith(" is 1"):
+    if isinstance(case.last, Resized) and case.last.size == 1:
         yield "size-one", "a dimension of size 1 is taken for one that is not there"
     elif case.family == "sizes":
         yield "hard-coded-size", "a size is written into the backward as a number"
     elif case.family == "options":
-        yield "option-ignored", f"the backward fails when {case.variation}"
+        yield "option-ignored", f"the backward fails {condition(case.changes)}"
     elif case.family == "precisions":
-        yield "dtype", f"the backward fails {case.variation}: two precisions meet in one operation"
+        when = condition(case.changes)
+        yield "dtype", f"the backward fails {when}: two precisions meet in one operation"
 
 
 def state(evidence: Evidence) -> Iterator[Likely]:
     """As if the inputs were those of an earlier call."""
-    if evidence.case.family == "sample":
+    if not evidence.case.changes:
         return
     for arguments in evidence.inspector.earlier:
         if not _differ_in_general(arguments, evidence.case.arguments):
             continue
-        model = evidence.expected_of(replace(evidence.case, arguments=arguments))
+        model = evidence.expected_of(evidence.case.of(arguments))
         if model is not None and model.any() and evidence.like_given(model):
             yield (
                 "state",

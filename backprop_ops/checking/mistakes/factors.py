@@ -5,11 +5,11 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterator
-from dataclasses import replace
 
 import torch
 from torch import Tensor
 
+from backprop_ops.checking.case import condition
 from backprop_ops.checking.evidence import Evidence, Likely, counts, ratio_of
 from backprop_ops.leaves import replaced
 
@@ -49,7 +49,7 @@ def factor(evidence: Evidence) -> Iterator[Likely]:
     numbers = counts(evidence)
     for n, what in numbers.items():
         bessels = ((n / (n - 1), "n/(n - 1)"), ((n - 1) / n, "(n - 1)/n"))
-        for other, name_of in bessels if n > 2 and evidence.case.family == "sample" else ():
+        for other, name_of in bessels if n > 2 and not evidence.case.changes else ():
             if math.isclose(ratio, other, rel_tol=1e-7):
                 yield (
                     "bessel",
@@ -78,8 +78,8 @@ def factor(evidence: Evidence) -> Iterator[Likely]:
     if evidence.case.family == "sizes":
         yield (
             "hard-coded-size",
-            f"{name} is {ratio:.6g} × what it should be when {evidence.case.variation}: a size is "
-            f"written into the backward as a number",
+            f"{name} is {ratio:.6g} × what it should be {condition(evidence.case.changes)}: a size "
+            f"is written into the backward as a number",
         )
     yield "factor", f"{name} is {ratio:.6g} × what it should be in every entry"
 
@@ -97,7 +97,7 @@ def swapped(evidence: Evidence) -> Iterator[Likely]:
     for (one, x), (other, y) in itertools.combinations(leaves.items(), 2):
         if x.shape == y.shape:
             exchanged = replaced(evidence.case.arguments, {one: y, other: x})
-            model = evidence.expected_of(replace(evidence.case, arguments=exchanged))
+            model = evidence.expected_of(evidence.case.of(exchanged))
             if model is not None and evidence.like_given(model):
                 yield (
                     "swapped-inputs",
@@ -109,7 +109,7 @@ def transposed(evidence: Evidence) -> Iterator[Likely]:
     for name, x in evidence.inspector.pair.leaves(evidence.case.arguments).items():
         if x.dim() > 1 and x.shape[-1] == x.shape[-2] > 1:
             turned = replaced(evidence.case.arguments, {name: x.mT.contiguous()})
-            model = evidence.expected_of(replace(evidence.case, arguments=turned))
+            model = evidence.expected_of(evidence.case.of(turned))
             if model is not None and evidence.like_given(model):
                 yield "transposed", f"{evidence.name} is what it would be with {name} transposed"
     given = evidence.given

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 
 import torch
 from torch import Tensor
 
-from backprop_ops.checking.evidence import Evidence, Likely, names_ignored, ratio_of
+from backprop_ops.checking.case import Indexed, condition
+from backprop_ops.checking.evidence import Evidence, Likely, ratio_of
 from backprop_ops.checking.mistakes.upstreams import upstream_off_by_one
-from backprop_ops.checking.variations import cut, groups
+from backprop_ops.checking.sizing import cut, groups
+from backprop_ops.checking.variations.indices import names_ignored
 
 
 def repeated(evidence: Evidence) -> Iterator[Likely]:
@@ -27,8 +28,8 @@ def repeated(evidence: Evidence) -> Iterator[Likely]:
             for group in groups(case.arguments)
             if (option, 0) in group
         ]
-        if str(case.variation).endswith("has a repeated number") or any(
-            evidence.holds(replace(case, arguments=arguments))
+        if (isinstance(case.last, Indexed) and case.last.repeats) or any(
+            evidence.holds(case.of(arguments))
             for arguments in ({**case.arguments, option: distinct.to(index.dtype)}, *fewer)
         ):
             yield (
@@ -44,7 +45,7 @@ def ignored_rows(evidence: Evidence) -> Iterator[Likely]:
         option: value
         for option, value in case.arguments.items()
         if type(value) is int and option in evidence.inspector.pair.options
-        if names_ignored(option) or f"holds {option}" in str(case.variation)
+        if names_ignored(option) or (isinstance(case.last, Indexed) and case.last.option == option)
     }
     for option, number in numbers.items():
         for index_name, index in case.arguments.items():
@@ -70,13 +71,13 @@ def ignored_rows(evidence: Evidence) -> Iterator[Likely]:
                         f"where {index_name} is {option} too",
                     )
             yield "ignored-rows", f"{name} is wrong where {index_name} holds {option} ({number})"
-    if case.family == "indices" and "holds" in str(case.variation):
-        yield "ignored-rows", f"{name} is wrong when {case.variation}"
+    if isinstance(case.last, Indexed) and case.last.option is not None:
+        yield "ignored-rows", f"{name} is wrong {condition(case.changes)}"
 
 
 def off_by_one(evidence: Evidence) -> Iterator[Likely]:
     given, expected, name = evidence.given, evidence.expected, evidence.name
-    if evidence.case.family not in ("sample", "sizes", "upstreams"):
+    if evidence.case.family not in (None, "sizes", "upstreams"):
         return
     yield from upstream_off_by_one(evidence)
     for d in range(given.dim()):

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from backprop_ops.checking.evidence import Evidence, Likely, names_ignored
-from backprop_ops.checking.variations import Case
+from backprop_ops.checking.case import Case, OptionSet, condition
+from backprop_ops.checking.evidence import Evidence, Likely
+from backprop_ops.checking.variations.indices import names_ignored
 
 
 def option(evidence: Evidence) -> Iterator[Likely]:
@@ -37,7 +37,7 @@ def option(evidence: Evidence) -> Iterator[Likely]:
             if isinstance(other, (int, float, str)) and other == value:
                 continue
             arguments = {**case.arguments, option: other}
-            model = evidence.expected_of(replace(case, arguments=arguments))
+            model = evidence.expected_of(case.of(arguments))
             if model is not None and model.any() and evidence.like_given(model):
                 if "eps" in option:
                     yield "eps", f"{name} is what {option}={other!r} would give"
@@ -50,8 +50,8 @@ def option(evidence: Evidence) -> Iterator[Likely]:
 def sample_option(evidence: Evidence) -> Iterator[Likely]:
     """Right for the options of the sample alone."""
     case, name = evidence.case, evidence.name
-    if case.family == "options":
-        option = str(case.variation).partition("=")[0].partition(" ")[0]
+    if isinstance(case.last, OptionSet):
+        option = case.last.option
         if "eps" in option:
             yield "eps", f"{name} is right for the sample's {option} alone"
         elif option in ("correction", "unbiased", "ddof"):
@@ -59,10 +59,10 @@ def sample_option(evidence: Evidence) -> Iterator[Likely]:
         else:
             yield (
                 "option-ignored",
-                f"{name} is right on the sample, and wrong when {case.variation}",
+                f"{name} is right on the sample, and wrong {condition(case.changes)}",
             )
 
 
 def is_plain_option(case: Case) -> bool:
     """Whether it is an option's value that makes the case, and not what a tensor holds."""
-    return case.family == "options" and "=" in str(case.variation)
+    return isinstance(case.last, OptionSet) and case.last.how is None

@@ -12,9 +12,11 @@ import torch
 from torch import Tensor
 
 from backprop_ops.broadcasting import sum_to
+from backprop_ops.checking.acceptance import accepts
+from backprop_ops.checking.case import Resized, condition
 from backprop_ops.checking.evidence import Evidence, Likely, ratio_of
 from backprop_ops.checking.properties import Call
-from backprop_ops.checking.variations import accepts, cut, groups
+from backprop_ops.checking.sizing import cut, groups
 
 
 def of_the_shape(evidence: Evidence) -> Iterator[Likely]:
@@ -47,23 +49,21 @@ def of_the_shape(evidence: Evidence) -> Iterator[Likely]:
 def size(evidence: Evidence) -> Iterator[Likely]:
     if evidence.case.family != "sizes":
         return
-    variation = str(evidence.case.variation)
-    if variation.endswith(" is 1"):
-        yield "size-one", f"{evidence.name} is wrong when {variation}"
-    if variation.endswith(" is 2") and evidence.inspector.earlier:
-        first = evidence.inspector.earlier[0].values()
-        if any(isinstance(value, Tensor) and 1 in value.shape for value in first):
-            yield (
-                "wrong-axis",
-                f"{evidence.name} is right while that dimension has size 1, as in the sample: it "
-                f"is summed over, or left out of a sum",
-            )
+    change, when = evidence.case.last, condition(evidence.case.changes)
+    if isinstance(change, Resized) and change.size == 1:
+        yield "size-one", f"{evidence.name} is wrong {when}"
+    if isinstance(change, Resized) and change.was == 1:
+        yield (
+            "wrong-axis",
+            f"{evidence.name} is right while that dimension has size 1, as in the sample: it "
+            f"is summed over, or left out of a sum",
+        )
     blocks = list(block(evidence))
     if blocks:
         yield from blocks
     yield (
         "hard-coded-size",
-        f"{evidence.name} is right at the sample's sizes, and wrong when {variation}",
+        f"{evidence.name} is right at the sample's sizes, and wrong {when}",
     )
 
 

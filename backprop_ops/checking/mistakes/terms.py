@@ -74,7 +74,7 @@ def flow(evidence: Evidence) -> Iterator[Likely]:
 
 def _contributions(evidence: Evidence) -> Iterator[tuple[list[str], Tensor]]:
     """Of each edge of the forward's graph the operations at its ends, and what comes along it."""
-    pair = evidence.inspector.reference or evidence.inspector.pair
+    pair = evidence.inspector.oracle.differentiated or evidence.inspector.pair
     arguments = in_dtype(evidence.call.arguments, torch.float64)
     leaves = {n: x.detach().requires_grad_() for n, x in pair.leaves(arguments).items()}
     with torch.enable_grad():

@@ -5,13 +5,12 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 
 import torch
 from torch import Tensor
 
+from backprop_ops.checking.case import Case, UpstreamMade
 from backprop_ops.checking.evidence import Evidence, Likely
-from backprop_ops.checking.variations import Case
 from backprop_ops.leaves import replaced
 
 
@@ -25,7 +24,7 @@ def broadcast(evidence: Evidence) -> Iterator[Likely]:
         except RuntimeError:
             continue
         arguments = replaced(evidence.case.arguments, {str(evidence.leaf): expanded})
-        full = evidence.expected_of(replace(evidence.case, arguments=arguments))
+        full = evidence.expected_of(evidence.case.of(arguments))
         if full is None or full.shape != wide:
             continue
         dims = range(len(wide))
@@ -86,9 +85,10 @@ def upstream(evidence: Evidence) -> Iterator[Likely]:
     model = evidence.expected_of(_changed_upstream(case, torch.ones_like))
     if many and model is not None and model.any() and evidence.like_given(model):
         yield "upstream-ignored", f"{name} is what an upstream of ones would give"
-    if case.alone is None and len(evidence.inspector.pair.outputs) > 1:
+    alone = any(isinstance(c, UpstreamMade) and c.alone is not None for c in case.changes)
+    if not alone and len(evidence.inspector.pair.outputs) > 1:
         for output in evidence.inspector.pair.outputs:
-            model = evidence.expected_of(replace(case, alone=output))
+            model = evidence.expected_of(case.but(UpstreamMade("alone", alone=output)))
             if model is not None and evidence.like_given(model):
                 others = [o for o in evidence.inspector.pair.outputs if o != output]
                 missing = " and ".join(f"d{o}" for o in others)
@@ -96,12 +96,7 @@ def upstream(evidence: Evidence) -> Iterator[Likely]:
 
 
 def _changed_upstream(case: Case, change: Callable[[Tensor], Tensor]) -> Case:
-    before = case.change
-
-    def both(upstream: Tensor) -> Tensor:
-        return change(before(upstream) if before else upstream)
-
-    return replace(case, change=both)
+    return case.but(UpstreamMade("another", change))
 
 
 def upstream_off_by_one(evidence: Evidence) -> Iterator[Likely]:

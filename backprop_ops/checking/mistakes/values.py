@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 
 import torch
 from torch import Tensor
 
+from backprop_ops.checking.case import Filled, condition
 from backprop_ops.checking.evidence import Evidence, Likely, relative
 from backprop_ops.checking.judging import ALLOWED
 from backprop_ops.leaves import replaced
@@ -40,7 +40,7 @@ def guard(evidence: Evidence) -> Iterator[Likely]:
         for sign in (1, -1):
             moved = evidence.input + sign * 10.0**exponent
             arguments = replaced(evidence.case.arguments, {str(evidence.leaf): moved})
-            model = evidence.expected_of(replace(evidence.case, arguments=arguments))
+            model = evidence.expected_of(evidence.case.of(arguments))
             if model is not None and evidence.like_given(model):
                 yield (
                     "eps",
@@ -68,7 +68,7 @@ def ties(evidence: Evidence) -> Iterator[Likely]:
         if n != evidence.leaf
     ]
     tied |= any(torch.isin(moved, x).any() for x in other_leaves)
-    if not evidence.holds(replace(evidence.case, arguments=spread)):
+    if not evidence.holds(evidence.case.of(spread)):
         return
     integers = moved[jumps]
     if tied and evidence.inspector.pair and _is_tie(evidence, jumps):
@@ -112,7 +112,7 @@ def eps(evidence: Evidence) -> Iterator[Likely]:
         return
     leaves = evidence.inspector.pair.leaves(evidence.case.arguments)
     scaled = replaced(evidence.case.arguments, {leaf: leaves[leaf] * 1000})
-    other = evidence.error_of(replace(evidence.case, arguments=scaled))
+    other = evidence.error_of(evidence.case.of(scaled))
     if other is not None and relative(*other) < size / 100:
         yield (
             "eps",
@@ -131,10 +131,10 @@ def _adds_something_small(evidence: Evidence) -> bool:
 
 def precision(evidence: Evidence) -> Iterator[Likely]:
     if evidence.case.family == "precisions":
-        what = str(evidence.case.variation)
+        when = condition(evidence.case.changes)
         yield (
             "cancellation",
-            f"{evidence.name} loses its digits {what}: sum in a wider precision, or by a formula "
+            f"{evidence.name} loses its digits {when}: sum in a wider precision, or by a formula "
             f"that does not subtract what is nearly equal",
         )
 
@@ -156,14 +156,11 @@ def coarse(evidence: Evidence) -> Iterator[Likely]:
 
 def large_numbers(evidence: Evidence) -> Iterator[Likely]:
     """Digits lost on numbers of a size that the sample does not have."""
-    case = evidence.case
-    if case.family != "values":
-        return
+    change = evidence.case.last
     size = relative(evidence.residual, evidence.expected)
-    variation = str(case.variation)
-    if size < 1e-3 and any(word in variation for word in ("around", "nearly", "1e", "magnitude")):
+    if size < 1e-3 and isinstance(change, Filled) and change.cancels:
         yield (
             "cancellation",
-            f"{evidence.name} loses its digits when {variation}: nearly equal numbers are "
-            f"subtracted",
+            f"{evidence.name} loses its digits {condition(evidence.case.changes)}: nearly equal "
+            f"numbers are subtracted",
         )
