@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from backprop_ops.mistakes import likely_mistake
+from backprop_ops.mistakes import dense, likely_mistake
 
 
 class ShownOnce:
@@ -43,10 +43,7 @@ class Comparison(ShownOnce):
 
     @classmethod
     def of(cls, name: str, grad: Tensor, expected: Tensor) -> Comparison:
-        # An embedding may leave a sparse gradient.
-        grad, expected = (
-            x.detach().to_dense() if x.is_sparse else x.detach() for x in (grad, expected)
-        )
+        grad, expected = dense(grad), dense(expected)
         reason = "; ".join(
             f"{what} {of_grad}, expected {of_expected}"
             for what, of_grad, of_expected in (

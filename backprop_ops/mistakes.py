@@ -95,8 +95,14 @@ def _transposed(grad: Tensor, expected: Tensor) -> Iterator[Likely]:
             yield "transposed", f"right if dimensions {i} and {j} are exchanged"
 
 
+def dense(grad: Tensor) -> Tensor:
+    """A gradient without its graph; an embedding may leave a sparse one."""
+    grad = grad.detach()
+    return grad.to_dense() if grad.is_sparse else grad
+
+
 def _wide(x: Tensor) -> Tensor:
-    return (x.detach().to_dense() if x.is_sparse else x.detach()).cpu().double()
+    return dense(x).cpu().double()
 
 
 def _close(grad: Tensor, expected: Tensor) -> bool:

@@ -20,13 +20,13 @@ from torch import Tensor
 
 from backprop_ops import _torch
 from backprop_ops.comparison import Comparison, ShownOnce, running_cell
-from backprop_ops.mistakes import Likely, likely_mistake, ratio_of
+from backprop_ops.mistakes import Likely, dense, likely_mistake, ratio_of
 
 Record = Any
 """A mapping, a NamedTuple or a dataclass: values by name."""
 
-
 ROUNDINGS = 8  # units in the last place by which a right gradient may differ
+DRAWS = 4  # of roundings, since one may be small by chance where a gradient has one entry
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class NodeComparisons(ShownOnce):
             return f"correct: {exact} of {len(self.rows)} rows exact, all approximate"
         if not culprits:
             rows = "1 row" if wrong == 1 else f"{wrong} rows"
-            return f"wrong: {rows}, no culprit: autograd's own is rounding or nan"
+            return f"wrong: {rows}, no culprit: rounding, or autograd's own nan"
         follow = f"; {wrong - len(culprits)} follow" if wrong > len(culprits) else ""
         return f"wrong: {', '.join(culprits)}{follow}"
 
@@ -99,29 +99,27 @@ def compare_nodes(nodes: Record, gradients: Record, loss: str = "loss") -> NodeC
 def _compared(
     values: Mapping[str, Tensor], by_hand: Mapping[str, Tensor], loss: str
 ) -> NodeComparisons:
-    name_of = {id(x): name for name, x in values.items()}  # one tensor may have two names
+    # One tensor may have two names, and is one node.
+    name_of = {id(x): name for name, x in values.items()}
     node_of = {name: name_of[id(x)] for name, x in values.items()}
     flow = _Flow({name: values[name] for name in name_of.values()}, node_of[loss])
 
     reached = flow.incoming({})
     right = {**flow.zeros, **reached}
-    order = [*reached, *reversed([node for node in flow.nodes if node not in reached])]
+    order = [*reached, *(node for node in flow.nodes if node not in reached)]
     rows = []
-    handed = dict(right)
     for name in sorted(by_hand, key=lambda name: order.index(node_of[name])):
         node, grad = node_of[name], by_hand[name]
         row = Comparison.of(name, grad, right[node])
         if not row and node not in reached:
             row = replace(row, reason="the loss does not depend on it")
-        if not row or handed[node] is right[node]:  # of a tensor's two gradients the wrong one
-            handed[node] = _fitted(grad, values[name])
         rows.append(row)
 
-    if all(rows):
-        return NodeComparisons(tuple(rows), ())
-
+    handed = dict(right)
+    for row in sorted(rows, key=bool, reverse=True):  # of a node's two gradients the wrong one
+        handed[node_of[row.name]] = _fitted(by_hand[row.name], values[row.name])
     upstream = {**flow.zeros, **flow.incoming(handed)}
-    shaken = {**flow.zeros, **flow.incoming({node: _shaken(g) for node, g in handed.items()})}
+    shaken = [flow.incoming(_shaken(handed, seed)) for seed in range(DRAWS)]
     culprits: dict[str, Comparison] = {}
     foreign = set()  # dtypes and devices
     for row in rows:
@@ -131,7 +129,8 @@ def _compared(
             grad = grad.to(upstream[node])
         elif kind != (upstream[node].dtype, upstream[node].device):
             foreign.add(kind)
-        if not row and not _follows(grad, upstream[node], shaken[node]):
+        others = [gradients[node] for gradients in shaken if node in gradients]
+        if not row and not _follows(grad, upstream[node], others):
             mistake, explanation = likely_mistake(grad, upstream[node])
             if mistake is None:
                 mistake, explanation = _of_one_term(flow, handed, node, grad, upstream[node])
@@ -159,9 +158,9 @@ class _Flow:
         def hook(grad: Tensor | None, node: str) -> Tensor | None:
             if grad is None:  # an operation's other outputs have a gradient
                 return None
-            # Copies, since another hook may write into them.
-            incoming[node] = _dense(grad).clone()
-            if node not in handed or self.nodes[node].is_leaf:
+            # Copies, since a backward may write into its upstream.
+            incoming[node] = dense(grad).clone()
+            if node not in handed:
                 return None
             return handed[node].to_sparse() if grad.is_sparse else handed[node].clone()
 
@@ -193,17 +192,20 @@ def _fitted(grad: Tensor, x: Tensor) -> Tensor:
         return torch.full_like(x, torch.nan)
 
 
-def _shaken(grad: Tensor) -> Tensor:
-    """A gradient with each entry some roundings up or down."""
-    generator = torch.Generator().manual_seed(0)
-    signs = torch.randint(2, grad.shape, generator=generator).to(grad) * 2 - 1
-    return grad * (1 + ROUNDINGS * torch.finfo(grad.dtype).eps * signs)
+def _shaken(handed: Mapping[str, Tensor], seed: int) -> dict[str, Tensor]:
+    """The gradients with each entry some roundings up or down."""
+    generator = torch.Generator().manual_seed(seed)
+    shaken = {}
+    for node, grad in handed.items():
+        signs = 2 * torch.randint(2, grad.shape, generator=generator).to(grad) - 1
+        shaken[node] = grad + ROUNDINGS * torch.finfo(grad.dtype).eps * signs * grad
+    return shaken
 
 
-def _follows(grad: Tensor, upstream: Tensor, shaken: Tensor) -> bool:
+def _follows(grad: Tensor, upstream: Tensor, shaken: Iterable[Tensor]) -> bool:
     """Whether a gradient is the one that reaches its node, where that is finite, but for rounding.
 
-    Terms may cancel: in the formula itself, or in the sum that ``shaken`` is another rounding of.
+    Terms may cancel: in the formula itself, or in the sum that ``shaken`` rounds otherwise.
     """
     known = upstream.isfinite()
     if grad.shape != upstream.shape:
@@ -212,10 +214,10 @@ def _follows(grad: Tensor, upstream: Tensor, shaken: Tensor) -> bool:
         return False
     if not known.any():
         return True
-    grad, upstream, shaken = grad[known], upstream[known], shaken[known]
-    rounding = ROUNDINGS * torch.finfo(grad.dtype).eps * upstream.abs().max()
-    cancelled = (shaken - upstream).abs().max()
-    return torch.allclose(grad, upstream, atol=1e-8 + (rounding + cancelled).item())
+    largest = upstream[known].abs().max().item()
+    rounding = ROUNDINGS * torch.finfo(grad.dtype).eps * largest
+    cancelled = max(((x - upstream)[known].abs().max().item() for x in shaken), default=0)
+    return torch.allclose(grad[known], upstream[known], atol=1e-8 + rounding + cancelled)
 
 
 def _of_one_term(
@@ -226,9 +228,9 @@ def _of_one_term(
         return None, ""
     residual = grad - upstream
     rounding = ROUNDINGS * torch.finfo(upstream.dtype).eps * upstream.abs()
-    for through in flow.nodes:
+    for through in [other for other in flow.nodes if other != node]:
         term = flow.incoming({**flow.zeros, through: handed[through]}).get(node)
-        if through == node or term is None or not term.any():
+        if term is None or not term.any():
             continue
         where = f"the term through {through}"
         for times, key, says in (
@@ -240,7 +242,7 @@ def _of_one_term(
                 return key, f"{where} {says}"
         ratio = ratio_of(residual, term)
         if ratio is not None:
-            return "factor", f"{where} is {1 + ratio:.6g} × the right one"
+            return "factor", f"{where} is {1 + ratio:.4g} × the right one"
     return None, ""
 
 
@@ -292,8 +294,10 @@ def _gradients(gradients: Record, values: Mapping[str, Tensor], loss: str) -> di
             raise ValueError(f"gradients: {key} is of no floating value of nodes{near}")
     if missing:
         raise ValueError(f"gradients: {', '.join(missing)} missing")
+    if not keys:
+        raise ValueError("gradients: none is of a value other than the loss")
     return {
-        name: torch.zeros_like(values[name]) if given[key] is None else _dense(given[key])
+        name: torch.zeros_like(values[name]) if given[key] is None else dense(given[key])
         for name, key in keys.items()
     }
 
@@ -307,10 +311,6 @@ def _by_name(argument: str, record: Record) -> dict[str, Any]:
         return {f.name: getattr(record, f.name) for f in dataclasses.fields(record)}
     got = type(record).__name__
     raise TypeError(f"{argument} must be a dict, a NamedTuple or a dataclass, got {got}")
-
-
-def _dense(grad: Tensor) -> Tensor:
-    return grad.to_dense() if grad.is_sparse else grad.detach()
 
 
 def _kind(value: object) -> str:

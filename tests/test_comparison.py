@@ -114,6 +114,13 @@ def test_likely_mistake(grad: Tensor, expected: Tensor, mistake: str, explanatio
     assert (also.mistake, also.explanation) == (mistake, explanation)
 
 
+def test_an_entry_where_terms_cancel() -> None:
+    """It is rounded as the largest is, so that it is no multiple of the right one."""
+    grad, expected = -E, E.clone()
+    expected[0, 0], grad[0, 0] = 1e-9, 2e-7
+    assert compare("x", grad, with_grad(expected)).mistake == "sign"
+
+
 def but_for_one_entry(grad: Tensor) -> Tensor:
     grad = grad.clone()
     grad[2, 1] += 0.01
@@ -135,6 +142,8 @@ def but_for_one_entry(grad: Tensor) -> Tensor:
     (E, E * math.inf),
     (E[:0], E),
     (E, E[:0]),
+    (E[:0], E[:0].mT),
+    (0 * E.double(), 0 * E),
 ])  # fmt: skip
 def test_no_mistake_explains_every_entry(grad: Tensor, expected: Tensor) -> None:
     comparison = compare("x", grad, with_grad(expected))
