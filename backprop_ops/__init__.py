@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from backprop_ops.comparison import cmp as cmp
     from backprop_ops.comparison import compare as compare
     from backprop_ops.library import custom_op as custom_op
+    from backprop_ops.nodes import compare_nodes as compare_nodes
     from backprop_ops.ops.batchnorm import *
     from backprop_ops.ops.elementwise import *
     from backprop_ops.ops.indexing import *
@@ -56,6 +57,7 @@ else:  # out of a type checker's sight, so that it refuses a name that does not 
         "cmp": "comparison",
         "compare": "comparison",
         "custom_op": "library",
+        "compare_nodes": "nodes",
         "Index": "pair",
         "Kept": "pair",
         "Pair": "pair",

@@ -130,5 +130,14 @@ def is_singular(error: BaseException | None) -> bool:
     return "LinAlgError" in type(error).__name__
 
 
+def graph_is_freed(error: BaseException | None) -> bool:
+    """Whether an earlier backward pass has freed what autograd saved:
+
+    Trying to backward through the graph a second time (or directly access saved tensors after they
+    have already been freed).
+    """
+    return _says(error, "already been freed")
+
+
 def _says(error: BaseException | None, *words: str) -> bool:
     return any(word in str(error) for word in words)

@@ -8,14 +8,27 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
+from backprop_ops.mistakes import dense, likely_mistake
+
+
+class ShownOnce:
+    """A notebook shows a cell's last value: its text, unless it has just been printed."""
+
+    printed_in: int | None
+
+    def _ipython_display_(self) -> None:
+        if self.printed_in is None or self.printed_in != running_cell():
+            print(self)
+
 
 @dataclass(frozen=True)
-class Comparison:
+class Comparison(ShownOnce):
     """How a gradient compares with the expected one; true if it is approximately equal.
 
     ``exact``: equal in every entry. ``approximate``: as torch.allclose at its defaults.
     ``maxdiff``: the largest absolute difference, nan where the shapes differ.
     ``reason``: why gradients of another shape, dtype or device are neither, else empty.
+    ``mistake``: the key of the likely mistake, or None, and ``explanation`` a sentence on it.
     """
 
     name: str
@@ -23,15 +36,14 @@ class Comparison:
     approximate: bool
     maxdiff: float
     reason: str = ""
+    mistake: str | None = None
+    explanation: str = ""
     printed_in: int | None = field(default=None, compare=False, repr=False)
     """The notebook cell in which `cmp` printed it."""
 
     @classmethod
     def of(cls, name: str, grad: Tensor, expected: Tensor) -> Comparison:
-        # An embedding may leave a sparse gradient.
-        grad, expected = (
-            x.detach().to_dense() if x.is_sparse else x.detach() for x in (grad, expected)
-        )
+        grad, expected = dense(grad), dense(expected)
         reason = "; ".join(
             f"{what} {of_grad}, expected {of_expected}"
             for what, of_grad, of_expected in (
@@ -60,16 +72,14 @@ class Comparison:
             f"{self.name:15s} | exact: {self.exact!s:5s} | "
             f"approximate: {self.approximate!s:5s} | maxdiff: {self.maxdiff}"
         )
-        return f"{line} | {self.reason}" if self.reason else line
-
-    def _ipython_display_(self) -> None:
-        """A notebook shows a cell's last value: the line, unless `cmp` has just printed it."""
-        if self.printed_in is None or self.printed_in != _cell():
-            print(self)
+        mistake = f"{self.mistake}: {self.explanation}" if self.mistake else ""
+        return " | ".join(filter(None, (line, mistake, self.reason)))
 
 
 def compare(name: str, grad: Tensor, tensor: Tensor) -> Comparison:
     """Compare ``grad``, derived by hand, with ``tensor.grad``, which autograd left there.
+
+    The likely mistake is named where one explains every entry of a wrong ``grad``.
 
     Raises TypeError where one of the two is no Tensor, ValueError where ``tensor`` has no
     ``.grad``.
@@ -84,17 +94,21 @@ def compare(name: str, grad: Tensor, tensor: Tensor) -> Comparison:
             f"{name}: tensor has no .grad to compare with; call .backward() first, and "
             f".retain_grad() on an intermediate before that"
         )
-    return Comparison.of(name, grad, expected)
+    comparison = Comparison.of(name, grad, expected)
+    if comparison:
+        return comparison
+    mistake, explanation = likely_mistake(grad, expected)
+    return replace(comparison, mistake=mistake, explanation=explanation)
 
 
 def cmp(name: str, grad: Tensor, tensor: Tensor) -> Comparison:
     """Compare ``grad`` with ``tensor.grad`` as `compare` does, and print the lecture's line."""
     comparison = compare(name, grad, tensor)
     print(comparison)
-    return replace(comparison, printed_in=_cell())
+    return replace(comparison, printed_in=running_cell())
 
 
-def _cell() -> int | None:
+def running_cell() -> int | None:
     """The number of the running cell in a notebook, None elsewhere."""
     ipython = sys.modules.get("IPython")
     shell = ipython and ipython.get_ipython()

@@ -23,9 +23,9 @@ def test_every_pair_is_public() -> None:
         assert getattr(backprop_ops, f"{name}_backward") is pair.backward
 
 
-FIXED = """assert_backward BackwardError check cmp compare Comparison custom_op differentiable
-    Failure Index Kept Pair pairs PairError Report sum_to update_running_statistics BatchNorm
-    CrossEntropy""".split()  # noqa: SIM905
+FIXED = """assert_backward BackwardError check cmp compare compare_nodes Comparison custom_op
+    differentiable Failure Index Kept Pair pairs PairError Report sum_to
+    update_running_statistics BatchNorm CrossEntropy""".split()  # noqa: SIM905
 
 
 @pytest.mark.parametrize("name", FIXED)

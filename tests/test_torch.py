@@ -72,6 +72,7 @@ RAISED: list[tuple[Callable[[Any], bool], Callable[[], Any]]] = [
     (_torch.is_singular, lambda: torch.linalg.inv(torch.zeros(2, 2))),
     (_torch.is_singular, lambda: torch.linalg.solve(torch.zeros(2, 2), torch.ones(2))),
     (_torch.is_singular, lambda: torch.linalg.cholesky(-torch.eye(2))),
+    (_torch.graph_is_freed, lambda: [gradient(out) for out in [NEEDS_GRADIENT.exp()] * 2]),
 ]
 OTHERS: list[Callable[[], Any]] = [
     lambda: torch.ones(2, 3) @ torch.ones(2, 3),
