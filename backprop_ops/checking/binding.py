@@ -20,6 +20,7 @@ from backprop_ops.checking.autograd_pair import autograd_pair, pair_of
 from backprop_ops.checking.case import FAMILIES, REACHES, Reach
 from backprop_ops.checking.judging import Undifferentiable, autograd
 from backprop_ops.checking.properties import PROPERTIES, Oracle
+from backprop_ops.checking.variations.maker import PRECISIONS
 from backprop_ops.leaves import Arguments, copied
 from backprop_ops.pair import Pair, function_name, make_record
 
@@ -41,6 +42,7 @@ class Question:
     maps: Mapping[str, Callable[[Tensor], Tensor]]
     fixed: frozenset[str]
     reach: Reach
+    dtypes: tuple[torch.dtype, ...]
     skip: frozenset[str]
     seed: int
 
@@ -55,6 +57,7 @@ def question(
     gradient_of: Callable[..., Any] | None,
     domain: Domain | None,
     reach: str | None,
+    dtypes: Iterable[str] | None,
     seed: int | None,
     skip: Iterable[str],
 ) -> Question:
@@ -71,7 +74,7 @@ def question(
         if function is not None and not callable(function):
             raise TypeError(f"{role} must be a function, got {_type(function)}")
     skipped = _skipped(skip, *context.current.skips)
-    reached = _reach(reach)
+    reached, precisions = _reach(reach), _dtypes(dtypes)
     seed = context.current.seed if seed is None else seed
     seed = random.SystemRandom().getrandbits(32) if seed is None else seed
 
@@ -83,7 +86,9 @@ def question(
     guarded = functools.partial(_guarded, inside=inside)
     oracle = _oracle(pair, arguments, backward, reference, gradient_of, guarded)
     fixed = _fixed(pair, reference, gradient_of)
-    return Question(guarded(pair), oracle, arguments, maps, fixed, reached, skipped, seed)
+    return Question(
+        guarded(pair), oracle, arguments, maps, fixed, reached, precisions, skipped, seed
+    )
 
 
 def _oracle(
@@ -286,6 +291,18 @@ def _reach(reach: str | None) -> Reach:
         if asked == known:
             return known
     raise ValueError(f"reach must be one of {', '.join(map(repr, REACHES))}, got {asked!r}")
+
+
+def _dtypes(names: Iterable[str] | None) -> tuple[torch.dtype, ...]:
+    known = {str(dtype).removeprefix("torch."): dtype for dtype in PRECISIONS}
+    if names is None:
+        return PRECISIONS
+    if isinstance(names, str) or not isinstance(names, Iterable):
+        raise TypeError(f"dtypes must be several of {', '.join(known)}, got {names!r}")
+    for name in (names := tuple(names)):
+        if name not in known:
+            raise ValueError(f"dtypes: {name!r} is none of {', '.join(known)}")
+    return tuple(known[name] for name in names)
 
 
 def _skipped(*skips: str | Iterable[str]) -> frozenset[str]:

@@ -43,6 +43,7 @@ def check(
     gradient_of: Callable[..., Any] | None = None,
     domain: Domain | None = None,
     reach: str | None = None,
+    dtypes: Iterable[str] | None = None,
     seed: int | None = None,
     skip: Iterable[str] = (),
 ) -> Report:
@@ -61,7 +62,8 @@ def check(
     (``lambda lengthscale: (lengthscale > 0).all()``), or by the names of arguments functions that
     take any tensor into the domain (``{"matrix": lambda m: m @ m.mT + eye}``). ``reach``: how far
     from the sample to go. ``"sample"``: to the sample alone; ``"alike"``: to inputs as its users
-    send them; ``"beyond"``, the default: all the way. ``seed``: of what is drawn; a fresh one
+    send them; ``"beyond"``, the default: all the way. ``dtypes``: the precisions to try beside the
+    sample's, as ``("float32",)``; all four unless given. ``seed``: of what is drawn; a fresh one
     unless given, and the report states it. ``skip``: what not to try, each listed in the notes:
     properties and families of variations by name, and single variations by their text in a report.
     An unknown name is a ValueError. An unknown text is not, since another sample may have that
@@ -79,6 +81,7 @@ def check(
             gradient_of=gradient_of,
             domain=domain,
             reach=reach,
+            dtypes=dtypes,
             seed=seed,
             skip=skip,
         )
@@ -97,6 +100,7 @@ def assert_backward(
     gradient_of: Callable[..., Any] | None = None,
     domain: Domain | None = None,
     reach: str | None = None,
+    dtypes: Iterable[str] | None = None,
     seed: int | None = None,
     skip: Iterable[str] = (),
 ) -> None:
@@ -111,6 +115,7 @@ def assert_backward(
         gradient_of=gradient_of,
         domain=domain,
         reach=reach,
+        dtypes=dtypes,
         seed=seed,
         skip=skip,
     )
@@ -132,6 +137,7 @@ class _Check:
             asked.maps,
             asked.fixed,
             sentinels=self._differentiates(asked.pair),
+            dtypes=asked.dtypes,
         )
         self.skipped: set[str] = set()
         self.tried: dict[str, None] = {}  # variations by their text, those that were skipped too

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import torch
+from torch import Tensor
 
 from backprop_ops import check
 from backprop_ops.checking.case import FAMILIES
@@ -98,3 +99,68 @@ def test_a_text_with_a_mistake() -> None:
         assert note in check(square, backward, (X,), seed=0, skip=text).notes
     (note,) = check(square, square_backward, (X,), seed=0, skip="gain=0.25").notes
     assert note == "nothing to skip: no variation is 'gain=0.25'"
+
+
+def overwriting(dout, x):
+    return dout.mul_(2 * x)
+
+
+class Freeing(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        ctx.x = x.clone()
+        return x * x
+
+    @staticmethod
+    def backward(ctx, dout):
+        x, ctx.x = ctx.x, None
+        return 2 * x * dout
+
+
+class Kept(NamedTuple):
+    out: Tensor
+    twice: Tensor
+
+
+def squared(x):
+    return Kept(x * x, 2 * x)
+
+
+def into_what_was_kept(dout, twice):
+    return twice.mul_(dout)
+
+
+ON_PURPOSE: dict[str, tuple[Callable[..., Any], Callable[..., Any] | None, tuple[str, ...]]] = {
+    "the upstream is written to": (square, overwriting, ("purity", "layouts")),
+    "what was saved is freed": (Freeing.apply, None, ("repeat",)),
+    "what was saved is written to": (squared, into_what_was_kept, ("purity", "alias", "layouts")),
+}
+
+
+@pytest.mark.parametrize("name", ON_PURPOSE)
+def test_what_is_done_on_purpose(name: str) -> None:
+    """It is waived everywhere: in combined cases, and between other calls."""
+    forward, backward, skip = ON_PURPOSE[name]
+    assert not check(forward, backward, (X.float(),), seed=0)
+    report = check(forward, backward, (X.float(),), seed=0, skip=skip)
+    assert report, str(report)
+
+
+def test_what_is_done_on_purpose_may_be_wrong_too() -> None:
+    def wrong(dout, x):
+        return dout.mul_(3 * x)
+
+    (failure,) = check(square, wrong, (X,), seed=0, skip="purity").failures
+    assert failure.property == "value"
+
+
+def test_precisions() -> None:
+    def in_float32_alone(dout, x):
+        return 2 * x * dout if x.dtype == torch.float32 else 3 * x * dout
+
+    assert not check(square, in_float32_alone, (X.float(),), seed=0)
+    assert check(square, in_float32_alone, (X.float(),), seed=0, dtypes=("float32",))
+    with pytest.raises(ValueError, match="dtypes: 'float8' is none of float64, float32, bfloat16"):
+        check(square, in_float32_alone, (X.float(),), dtypes=("float8",))
+    with pytest.raises(TypeError, match=r"dtypes must be several of .*, got 'float32'"):
+        check(square, in_float32_alone, (X.float(),), dtypes="float32")

@@ -17,9 +17,15 @@ from backprop_ops.checking.variations.layouts import (
     layouts_of_the_upstream,
 )
 from backprop_ops.checking.variations.maker import Maker
-from backprop_ops.checking.variations.options import changes_a_count, masks, options, two_options
+from backprop_ops.checking.variations.options import (
+    changes_a_count,
+    masks,
+    options,
+    sets_a_number,
+    two_options,
+)
 from backprop_ops.checking.variations.precisions import (
-    in_precision,
+    cast,
     large_halves,
     long_sums,
     precisions,
@@ -54,14 +60,14 @@ def variations(maker: Maker, sample: Case) -> Iterator[Case]:
     yield from expanded(maker, sample)
     resized = list(sizes(maker, sample))
     yield from resized
-    cast = list(maker.accepted(precisions(sample)))
-    yield from cast
+    in_others = list(precisions(maker, sample))
+    yield from in_others
     yield from maker.accepted(large_halves(maker, sample))
-    yield from _second_round(maker, sample, with_options, resized, cast)
+    yield from _second_round(maker, sample, with_options, resized, in_others)
 
 
 def _second_round(
-    maker: Maker, sample: Case, with_options: list[Case], resized: list[Case], cast: list[Case]
+    maker: Maker, sample: Case, with_options: list[Case], resized: list[Case], in_others: list[Case]
 ) -> Iterator[Case]:
     """Two kinds of change at once, since some mistakes take both."""
     pair = maker.pair
@@ -71,14 +77,16 @@ def _second_round(
     for case in counts + ones:
         yield from sizes(maker, case, near)
     for case in with_options:
-        yield from _after_an_option(maker, case)
-    exact = in_precision(sample, torch.float64)
-    by_elements = sorted(resized, key=lambda case: elements(case.arguments))
-    fitting = [case for case in by_elements if elements(case.arguments) <= MOST_VARIED]
-    for case in (*([exact] * (exact is not sample)), *fitting[-1:]):
         yield from maker.accepted(values(maker, case, few=True))
         yield from maker.accepted(indices(maker, case))
-    for case in cast:
+        if case.reach == "alike" or not sets_a_number(case):
+            yield from _after_an_option(maker, case)
+    by_elements = sorted(resized, key=lambda case: elements(case.arguments))
+    fitting = [case for case in by_elements if elements(case.arguments) <= MOST_VARIED]
+    for case in (*cast(maker, sample, torch.float64), *fitting[-1:]):
+        yield from maker.accepted(values(maker, case, few=True))
+        yield from maker.accepted(indices(maker, case))
+    for case in in_others:
         yield from few_layouts_of_the_upstream(pair, case)
         yield from maker.accepted(masks(maker, case))
     by_place = {
@@ -87,16 +95,14 @@ def _second_round(
     for case in by_place.values():
         yield from few_layouts_of_the_upstream(pair, case)
         yield from maker.accepted(masks(maker, case))
-        yield from maker.accepted(iter((in_precision(case, torch.bfloat16),)))
+        yield from cast(maker, case, torch.bfloat16)
         yield from maker.accepted(long_sums(case))
     yield from all_larger(maker, sample)
 
 
 def _after_an_option(maker: Maker, case: Case) -> Iterator[Case]:
     yield from few_layouts_of_the_upstream(maker.pair, case)
-    yield from maker.accepted(values(maker, case, few=True))
-    yield from maker.accepted(indices(maker, case))
-    for half in maker.accepted(iter((in_precision(case, torch.bfloat16),))):
+    for half in cast(maker, case, torch.bfloat16):
         yield half
         yield from few_layouts_of_the_upstream(maker.pair, half)
     yield from sizes(maker, case, larger)

@@ -17,6 +17,7 @@ from backprop_ops.checking.structure import Structures
 from backprop_ops.leaves import Arguments, mapped, tensors
 from backprop_ops.pair import Pair
 
+PRECISIONS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 NOWHERE = object()  # an argument that no forward takes
 MOST_ELEMENTS = 2**13  # of a sample that is made larger
 MOST_OUTPUTS = 2**16  # of what the forward makes of it
@@ -30,7 +31,7 @@ class Maker:
     ``pair``: its forward refuses what lies outside of the domain. ``maps``: of some arguments, what
     takes any tensor into the domain. ``fixed``: the options that stay as they are, since the
     reference does not take them. ``sentinels``: whether indices out of bounds may be tried, which a
-    native kernel would read at.
+    native kernel would read at. ``dtypes``: the precisions to try beside the sample's.
     """
 
     pair: Pair
@@ -39,6 +40,7 @@ class Maker:
     maps: Mapping[str, Callable[[Tensor], Tensor]] = field(default_factory=dict)
     fixed: frozenset[str] = frozenset()
     sentinels: bool = True
+    dtypes: tuple[torch.dtype, ...] = PRECISIONS
 
     def vary(self, case: Case, change: Change, arguments: Arguments) -> Case:
         """The case with other arguments: in the domain, and near it with the sample's structure.

@@ -165,6 +165,12 @@ def changes_a_count(case: Case) -> bool:
     return any(type(value) is int and value > 0 for value in values)
 
 
+def sets_a_number(case: Case) -> bool:
+    """Whether what was changed is a number, of which one way stands for the others."""
+    values = [change.value for change in case.changes if isinstance(change, OptionSet)]
+    return any(type(value) in (int, float) for value in values)
+
+
 def two_options(options: list[Case]) -> Iterator[Case]:
     """Two options changed at once, each as it was accepted alone; the first two ways of each."""
     ways: dict[str, list[tuple[Case, OptionSet]]] = {}

@@ -12,14 +12,17 @@ from backprop_ops.checking.variations.indices import is_index
 from backprop_ops.checking.variations.maker import Maker
 from backprop_ops.leaves import mapped, parts, replaced, takes_gradient
 
-PRECISIONS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+
+def precisions(maker: Maker, sample: Case) -> Iterator[Case]:
+    for dtype in maker.dtypes:
+        yield from cast(maker, sample, dtype)
 
 
-def precisions(sample: Case) -> Iterator[Case]:
-    for dtype in PRECISIONS:
-        case = in_precision(sample, dtype)
-        if case is not sample:
-            yield case
+def cast(maker: Maker, sample: Case, dtype: torch.dtype) -> Iterator[Case]:
+    """The sample in another precision, if it has another one and this one is to be tried."""
+    case = in_precision(sample, dtype)
+    if case is not sample and dtype in maker.dtypes:
+        yield from maker.accepted(iter((case,)))
 
 
 def in_precision(sample: Case, dtype: torch.dtype) -> Case:
@@ -34,6 +37,8 @@ def in_precision(sample: Case, dtype: torch.dtype) -> Case:
 def large_halves(maker: Maker, sample: Case) -> Iterator[Case]:
     """In float16, numbers whose squares it does not hold, of one leaf at a time."""
     case = in_precision(sample, torch.float16)
+    if torch.float16 not in maker.dtypes:
+        return
     for name, leaf in maker.pair.leaves(case.arguments).items():
         arguments = replaced(case.arguments, {name: leaf * 2.0**9})
         yield maker.vary(case, Scaled(name, 9, reach="beyond"), arguments)
