@@ -83,7 +83,7 @@ def test_first_two_installing_lines() -> None:
     lines = [line for line in README.read_text("utf-8").splitlines() if "pip install" in line]
     job, tests = lines[:2]
     assert job.endswith("backprop-ops check")
-    assert tests.endswith("pytest")
+    assert tests.endswith("pytest -n 2")
     assert tests in (ROOT / "CONTRIBUTING.md").read_text("utf-8").splitlines()
 
 

@@ -28,7 +28,7 @@ ENTRIES = 24  # of a leaf that are judged one by one; the others along direction
 RESOLVED = 0.25  # of a slope: what two quotients may differ by that the next step is half of
 ENOUGH = 1e-10  # of a slope: an error at which the steps need not be halved further
 DIRECTIONS = 3
-ERRORS = 10  # times the estimated error that a right gradient may be off
+ERRORS = 100  # times the estimated error that a right gradient may be off
 
 
 class Slope(NamedTuple):

@@ -17,7 +17,7 @@ class Failure:
     sample. ``input``: the gradient's name, None where it is of no one gradient. ``mistake``: the
     key of the likely mistake, or None, and ``explanation`` a sentence on it. ``reproduce``: code
     that shows it at the smallest input found. ``left``: what the whole sample is and this case is
-    not, as ``a is not symmetric``.
+    not, as ``a is not symmetric, which your sample is``.
     """
 
     property: str
@@ -47,7 +47,7 @@ class Failure:
         if self.reach == "alike":
             return "wrong on inputs like yours"
         if self.left:
-            return f"wrong beyond: when {' and '.join(self.left)}, which your sample is"
+            return f"wrong beyond: when {' and '.join(self.left)}"
         return f"wrong beyond: {condition(self.changes)}"
 
     def __str__(self) -> str:

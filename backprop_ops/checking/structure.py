@@ -23,11 +23,15 @@ TRIES = 8  # draws, of which one has all of a tensor's structures
 
 
 class Structure(NamedTuple):
-    """``drawn``: another member like the tensor; None where there is none of its shape."""
+    """``name``: what a tensor with it is, ``drawn``: another member, None where none has the shape.
 
-    adjective: str
+    ``lost``: the end of a sentence on a tensor without it.
+    """
+
+    name: str
     holds: Callable[[Tensor], bool]
     drawn: Callable[[Tensor, torch.Generator], Tensor | None]
+    lost: str = "is not {}, which your sample is"
 
 
 @dataclass(frozen=True)
@@ -76,15 +80,15 @@ class Structures:
         return replaced(arguments, changed)
 
     def left(self, arguments: Arguments) -> tuple[str, ...]:
-        """What the sample is and these arguments are not: ``a is not symmetric``."""
+        """What these arguments are not: ``a is not symmetric, which your sample is``."""
         given = tensors(arguments)
         lost = [
-            f"{name} is not {broken[-1].adjective}"
+            f"{name} {broken[-1].lost.format(broken[-1].name)}"
             for name, structures in self.of.items()
             if name in given and (broken := [s for s in structures if not s.holds(given[name])])
         ]
         lost += [
-            f"{one} and {other} do not undo each other"
+            f"{one} and {other} do not undo each other, as those of your sample do"
             for one, other in self.inverses
             if one in given and other in given and not _undo(given[one], given[other])
         ]
@@ -364,7 +368,8 @@ STRUCTURES = (
 )
 """The last that is lost names the loss: a matrix is not symmetric, rather than not definite."""
 
+SIGN = "has {} numbers, which your sample has not"
 SIGNS = (
-    Structure("free of negative numbers", _of_sign(1), _signed(1)),
-    Structure("free of positive numbers", _of_sign(-1), _signed(-1)),
+    Structure("nowhere negative", _of_sign(1), _signed(1), SIGN.format("negative")),
+    Structure("nowhere positive", _of_sign(-1), _signed(-1), SIGN.format("positive")),
 )

@@ -136,6 +136,7 @@ def _contents(x: Tensor, generator: torch.Generator, few: bool, joint: bool) -> 
     yield Content("zero", torch.zeros_like(x))
     if few:
         yield Content("up to ±50", uniform(-50, 50))
+        yield Content("up to ±1e4", uniform(-1e4, 1e4), cancels=True)
         return
     yield Content("up to 8 and positive", uniform(0.01, 8))
     yield Content("positive integers", whole(1, 3))
