@@ -24,6 +24,8 @@ from backprop_ops.checking.variations.maker import PRECISIONS
 from backprop_ops.leaves import Arguments, copied
 from backprop_ops.pair import Pair, function_name, make_record
 
+BUDGET = 180.0  # seconds of the processor, which a right backward seldom needs
+
 Domain = Callable[..., Any] | Mapping[str, Callable[[Tensor], Tensor]]
 """A predicate of named arguments, or by their names what takes any tensor into the domain."""
 
@@ -43,6 +45,7 @@ class Question:
     fixed: frozenset[str]
     reach: Reach
     dtypes: tuple[torch.dtype, ...]
+    budget: float
     skip: frozenset[str]
     seed: int
 
@@ -58,6 +61,7 @@ def question(
     domain: Domain | None,
     reach: str | None,
     dtypes: Iterable[str] | None,
+    budget: float,
     seed: int | None,
     skip: Iterable[str],
 ) -> Question:
@@ -73,6 +77,8 @@ def question(
     for role, function in (("reference", reference), ("gradient_of", gradient_of)):
         if function is not None and not callable(function):
             raise TypeError(f"{role} must be a function, got {_type(function)}")
+    if not isinstance(budget, (int, float)) or not budget > 0:
+        raise ValueError(f"budget must be a number of seconds above zero, got {budget!r}")
     skipped = _skipped(skip, *context.current.skips)
     reached, precisions = _reach(reach), _dtypes(dtypes)
     seed = context.current.seed if seed is None else seed
@@ -87,7 +93,7 @@ def question(
     oracle = _oracle(pair, arguments, backward, reference, gradient_of, guarded)
     fixed = _fixed(pair, reference, gradient_of)
     return Question(
-        guarded(pair), oracle, arguments, maps, fixed, reached, precisions, skipped, seed
+        guarded(pair), oracle, arguments, maps, fixed, reached, precisions, budget, skipped, seed
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
@@ -12,7 +13,7 @@ from torch import Tensor
 
 from backprop_ops import context
 from backprop_ops.checking.acceptance import outputs_of
-from backprop_ops.checking.binding import Domain, Question, question
+from backprop_ops.checking.binding import BUDGET, Domain, Question, question
 from backprop_ops.checking.case import FAMILIES, REACHES, Case, described
 from backprop_ops.checking.diagnosis import likely_mistake
 from backprop_ops.checking.differences import Differences
@@ -44,6 +45,7 @@ def check(
     domain: Domain | None = None,
     reach: str | None = None,
     dtypes: Iterable[str] | None = None,
+    budget: float = BUDGET,
     seed: int | None = None,
     skip: Iterable[str] = (),
 ) -> Report:
@@ -63,7 +65,8 @@ def check(
     take any tensor into the domain (``{"matrix": lambda m: m @ m.mT + eye}``). ``reach``: how far
     from the sample to go. ``"sample"``: to the sample alone; ``"alike"``: to inputs as its users
     send them; ``"beyond"``, the default: all the way. ``dtypes``: the precisions to try beside the
-    sample's, as ``("float32",)``; all four unless given. ``seed``: of what is drawn; a fresh one
+    sample's, as ``("float32",)``; all four unless given. ``budget``: seconds of the processor,
+    after which no further case is tried; a note says so. ``seed``: of what is drawn; a fresh one
     unless given, and the report states it. ``skip``: what not to try, each listed in the notes:
     properties and families of variations by name, and single variations by their text in a report.
     An unknown name is a ValueError. An unknown text is not, since another sample may have that
@@ -82,6 +85,7 @@ def check(
             domain=domain,
             reach=reach,
             dtypes=dtypes,
+            budget=budget,
             seed=seed,
             skip=skip,
         )
@@ -101,6 +105,7 @@ def assert_backward(
     domain: Domain | None = None,
     reach: str | None = None,
     dtypes: Iterable[str] | None = None,
+    budget: float = BUDGET,
     seed: int | None = None,
     skip: Iterable[str] = (),
 ) -> None:
@@ -116,6 +121,7 @@ def assert_backward(
         domain=domain,
         reach=reach,
         dtypes=dtypes,
+        budget=budget,
         seed=seed,
         skip=skip,
     )
@@ -242,7 +248,9 @@ class _Check:
             direction = direction.to(value.device)
             slope = differences.along(name, direction)
             said = (value * direction).sum().item()
-            allowed = 100 * slope.error + 1e-6 * (value * direction).abs().sum().item()
+            # A forward may compute in the sample's precision whatever it gets.
+            eps = max(torch.finfo(x.dtype).eps for x in self.pair.leaves(call.arguments).values())
+            allowed = 100 * slope.error + 64 * eps * (value * direction).abs().sum().item()
             if not slope.least - allowed <= said <= slope.most + allowed and slope.error < abs(
                 said
             ) + abs(slope.value):
@@ -278,10 +286,12 @@ class _Check:
                     return
             self._ask(base)
         farther: list[Case] = []
-        other = base
+        other, started = base, time.process_time()
         for case in self._within(variations(self.maker, base)):
             if self.failures:  # the others would say much the same
                 return
+            if self._is_spent(started, len(farther)):
+                break
             if case.reach == "beyond":
                 farther.append(case)
                 continue
@@ -289,10 +299,17 @@ class _Check:
                 other = case
             self._ask(case)
         self._ask_in_other_surroundings(base, other)
-        for case in farther:
-            if self.failures:
+        for i, case in enumerate(farther):
+            if self.failures or self._is_spent(started, len(farther) - i):
                 return
             self._ask(case)
+
+    def _is_spent(self, started: float, left: int) -> bool:
+        spent = time.process_time() - started > self.asked.budget
+        if spent:
+            budget = f"{self.asked.budget:g} s of the processor"
+            self.notes[f"budget: {budget} are spent; {left} cases or more were not tried"] = None
+        return spent
 
     def _ask_in_other_surroundings(self, base: Case, other: Case) -> None:
         self.skipped |= {"calls"} & self.asked.skip

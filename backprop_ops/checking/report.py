@@ -54,7 +54,7 @@ class Failure:
         lines = [f"{self.property}: {self.message}"]
         if self.changes:
             lines.append(f"holds on your sample; fails {condition(self.changes)}")
-        if self.mistake is not None:
+        if self.mistake is not None and self.explanation:
             lines.append(f"likely mistake ({self.mistake}): {self.explanation}")
         indented = "\n".join(f"    {line}" for line in self.reproduce.splitlines())
         return "\n".join([*lines, "reproduce:", indented])

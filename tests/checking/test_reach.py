@@ -205,3 +205,16 @@ def test_values_like_the_samples() -> None:
 def test_every_structure_has_a_member_here() -> None:
     tried = {*MEMBERS, "sorted", "made of unit columns", "made of one-hot columns"}
     assert {structure.name for structure in STRUCTURES} <= tried
+
+
+def test_a_budget() -> None:
+    """What it does not reach is a note, and found with more of it."""
+    backward = where(lambda x: x.abs().amax() > 1e3)
+    report = check(square, backward, (X,), seed=0, budget=1e-9)
+    assert report.ok
+    (note,) = report.notes
+    assert note.startswith("budget: 1e-09 s of the processor are spent")
+    assert not check(square, backward, (X,), seed=0)
+    for budget in (0, -1, "a"):
+        with pytest.raises(ValueError, match="budget must be a number of seconds above zero, got"):
+            check(square, backward, (X,), budget=budget)

@@ -70,14 +70,13 @@ def ties(evidence: Evidence) -> Iterator[Likely]:
     tied |= any(torch.isin(moved, x).any() for x in other_leaves)
     if not evidence.holds(evidence.case.of(spread)):
         return
-    integers = moved[jumps]
     if tied and evidence.inspector.pair and _is_tie(evidence, jumps):
         yield (
             "ties",
             f"{evidence.name} is wrong where several are the largest or equal: the upstream has to "
             f"be shared among them, or to go to one of them",
         )
-    at = integers.flatten()[0].item()
+    at = moved[wrong].flatten()[0].item()
     yield (
         "kink",
         f"{evidence.name} is outside of the one-sided slopes where the forward has a kink, as at "
