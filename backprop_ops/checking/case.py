@@ -201,11 +201,12 @@ class Scaled(Change):
 
 @dataclass(frozen=True)
 class Surrounded(Change):
-    """The same call in other surroundings; ``requiring`` where its inputs require gradients."""
+    """The same call in other surroundings; ``other``: the arguments of a call in between."""
 
     family = "calls"
+    kind: Literal["no_grad", "requiring", "alone", "between", "written", "updated"]
     how: str
-    requiring: bool = False
+    other: Arguments | None = None
 
     def __str__(self) -> str:
         return self.how

@@ -21,7 +21,8 @@ from backprop_ops.checking.evidence import Evidence
 from backprop_ops.checking.judging import Judge, Undifferentiable, autograd
 from backprop_ops.checking.properties import PROPERTIES, Call, Finding, Inspector, Outside
 from backprop_ops.checking.report import BackwardError, Failure, Report
-from backprop_ops.checking.shrinking import code, shrunk
+from backprop_ops.checking.reproduce import reproduction
+from backprop_ops.checking.shrinking import shrunk
 from backprop_ops.checking.structure import Structures
 from backprop_ops.checking.surroundings import calls
 from backprop_ops.checking.variations import variations
@@ -367,7 +368,7 @@ class _Check:
                 at_small.message,
                 mistake,
                 explanation,
-                code(self.inspector, small, at_small),
+                reproduction(self.inspector, small, at_small),
                 self.maker.structures.left(case.arguments) if case.reach == "beyond" else (),
             )
         )
@@ -376,7 +377,7 @@ class _Check:
         """Another case with its finding, if the same property of the same gradient fails there."""
         try:
             for found in self.inspector.findings(case):
-                if (found.property, found.input) == (finding.property, finding.input):
+                if found.fails_like(finding):
                     return case, found
         except Exception:  # the forward does not take it
             pass

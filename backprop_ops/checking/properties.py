@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 import sys
 import typing
@@ -64,13 +65,28 @@ PROPERTIES: tuple[str, ...] = typing.get_args(Property)
 
 
 class Finding(NamedTuple):
-    """Something that does not hold. ``mistake`` is what it is by itself, before any diagnosis."""
+    """Something that does not hold. ``mistake`` is what it is by itself, before any diagnosis.
+
+    ``kind``: how it fails, of several ways; ``of``: what the message is about, beside the input.
+    ``at``, ``got``, ``right``: the worst entry and its two numbers, ``source``: who says so.
+    """
 
     property: Property
     input: str | None
     message: str
     mistake: str | None = None
     explanation: str = ""
+    kind: str | None = None
+    of: str | None = None
+    at: tuple[int, ...] | None = None
+    got: float = 0.0
+    right: float = 0.0
+    source: str = ""
+
+    def fails_like(self, other: Finding) -> bool:
+        """Whether the same property of the same gradient fails in the same way."""
+        same = (self.property, self.input, self.kind) == (other.property, other.input, other.kind)
+        return same and math.isnan(self.got) == math.isnan(other.got)
 
 
 @dataclass(frozen=True)
@@ -155,7 +171,7 @@ class Inspector:
         laid_out = bool(found) and case.family == "layouts"
         if laid_out and not self.quiet()._first_failing(contiguous(case)):
             return [
-                Finding("layout", finding.input, finding.message, "upstream-layout", _LAYOUT)
+                finding._replace(property="layout", mistake="upstream-layout", explanation=_LAYOUT)
                 for finding in found
             ]
         return found
@@ -220,20 +236,15 @@ class Inspector:
         given = call.upstreams if upstreams is None else upstreams
         if self.skip & WAIVED:
             call, given = self._of_its_own(call, given)
-        before = [get() for get, _ in _SURROUNDINGS.values()]
         try:
-            returned = by_leaf(self.pair.gradients(call.arguments, call.result, given))
+            with global_state_kept(self.left_changed):
+                returned = by_leaf(self.pair.gradients(call.arguments, call.result, given))
             gradients = {name: dense(gradient) for name, gradient in returned.items()}
         except PairError:
             raise
         except Exception as error:
             message = f"{self.backward} raises {type_name(error)}: {first_line(error)}"
             raise BackwardRaises(message) from error
-        finally:
-            for (what, (get, set_)), was in zip(_SURROUNDINGS.items(), before, strict=True):
-                if get() != was:
-                    set_(was)
-                    self.left_changed.add(what)
         return gradients
 
     def _of_its_own(
@@ -283,7 +294,7 @@ class Inspector:
             raise Outside from error
         for name in _changed(call.arguments, before):
             message = f"{self.pair.name} itself writes to {name}"
-            yield Finding("purity", None, message, "mutates-input")
+            yield Finding("purity", None, message, "mutates-input", kind="forward", of=name)
         yield from self._agrees_with_reference(call, *outputs)
 
         try:
@@ -296,7 +307,7 @@ class Inspector:
         try:
             gradients = self.gradients(call)
         except PairError as error:
-            yield Finding("count", None, str(error), "wrong-count", _SLOTS)
+            yield Finding("count", None, str(error), "wrong-count", _SLOTS, "count")
             return
         except BackwardRaises as error:
             # Nobody overlooks a precision that is lacking, a singular matrix, or an index or a
@@ -311,7 +322,8 @@ class Inspector:
                 kind = "singular" if singular else "numbers"
                 self.notes.setdefault(kind, f"not asked {when}: {error}")
             else:
-                yield Finding("call", None, str(error))
+                raised = type_name(error.__cause__)
+                yield Finding("call", None, str(error), kind=raised)
             return
         broken = list(self._contract(call, gradients))
         yield from broken
@@ -323,7 +335,8 @@ class Inspector:
         later = self.gradients(call)
         for name, copy in copies.items():
             if not _same_bytes(copy, values[name]):
-                yield Finding("alias", name, f"a later call overwrites d{name}", "aliased")
+                message = f"a later call overwrites d{name}"
+                yield Finding("alias", name, message, "aliased", kind="overwritten")
             elif isinstance(later.get(name), Tensor) and copy.numel():
                 again, owned = _memory(later[name]), {_memory(u) for u in call.upstreams.values()}
                 if again and again == _memory(values[name]) and again not in owned:
@@ -337,7 +350,7 @@ class Inspector:
         for what in sorted(self.left_changed):
             message = f"{self.backward} leaves {what} changed"
             explanation = "it holds for all that comes after: put it back as it was"
-            yield Finding("state", None, message, "state", explanation)
+            yield Finding("state", None, message, "state", explanation, "left changed", what)
         yield from self._zero(call, judge, values)
         yield from self._linearity(case, call, judge, values)
         yield from self._values(case, call, judge, values)
@@ -385,14 +398,26 @@ class Inspector:
                     f"{self.pair.name} and its reference differ, not the backward: {name}"
                     f"{_index(at)} is {got}, the reference's {right}"
                 )
-                yield Finding("value", None, message)
+                numbers = output[at].item(), expected[at].item()
+                yield Finding(
+                    "value",
+                    None,
+                    message,
+                    None,
+                    "",
+                    "forward",
+                    name,
+                    at,
+                    *numbers,
+                    "the reference says",
+                )
 
     def _contract(self, call: Call, gradients: Mapping[str, Any]) -> Iterator[Finding]:
         leaves = self.pair.leaves(call.arguments)
         for name, gradient in gradients.items():
             if name not in leaves and gradient is not None:
                 message = f"d{name} must be None: {name} is no floating Tensor"
-                yield Finding("count", name, message, "wrong-count", _SLOTS)
+                yield Finding("count", name, message, "wrong-count", _SLOTS, "must be None")
         for name, leaf in leaves.items():
             if name not in gradients:
                 message = f"d{name} is missing: a sequence's slot holds a tuple of its length"
@@ -427,7 +452,10 @@ class Inspector:
         for name, leaf in self.pair.leaves(call.arguments).items():
             if leaf.requires_grad:
                 message = f"{self.backward} makes {name} require a gradient"
-                yield Finding("purity", None, message, "mutates-input", "detach a copy of it")
+                explanation = "detach a copy of it"
+                yield Finding(
+                    "purity", None, message, "mutates-input", explanation, "requires grad", name
+                )
         for name in _changed(given, before):
             if name in call.arguments:
                 role, explanation = "input", "write to a copy of it"
@@ -437,7 +465,8 @@ class Inspector:
                 role = "upstream"
                 explanation = "others who use the same upstream get a spoiled one: write to a copy"
             message = f"{self.backward} writes to {name}"
-            yield Finding("purity", None, message, f"mutates-{role}", explanation)
+            mistake = f"mutates-{role}"
+            yield Finding("purity", None, message, mistake, explanation, of=name)
 
     def _alias(
         self, call: Call, given: Mapping[str, Any], gradients: Mapping[str, Any]
@@ -453,8 +482,9 @@ class Inspector:
             if isinstance(gradient, Tensor) and gradient.numel():
                 memory = _memory(gradient)
                 if memory and memory in owners and memory not in allowed:
-                    message = f"d{name} shares its memory with {owners[memory]}"
-                    yield Finding("alias", name, message, "aliased", _COPY)
+                    owner = owners[memory]
+                    message = f"d{name} shares its memory with {owner}"
+                    yield Finding("alias", name, message, "aliased", _COPY, "owned", owner)
 
     def _goes_with_the_upstream(self, call: Call, judge: Judge, factor: float) -> bool:
         """Whether the right gradient does: that of another function, as a clipped one, need not."""
@@ -514,7 +544,9 @@ class Inspector:
             ):
                 message = f"d{name} holds uninitialised memory"
                 explanation = "a buffer made with torch.empty is not written to everywhere"
-                yield Finding("state", name, message, "nondeterministic", explanation)
+                yield Finding(
+                    "state", name, message, "nondeterministic", explanation, "uninitialised"
+                )
             elif apart(value, again.get(name)):
                 message = f"d{name} is another at a second call on the same values"
                 yield Finding("repeat", name, message, *self._why_not_repeated(call, name))
@@ -552,7 +584,7 @@ class Inspector:
             if one == other:
                 message = f"{self.backward} seeds {whose} global random generator"
                 explanation = "what others draw is the same each time: use a generator of its own"
-                yield Finding("state", None, message, "state", explanation)
+                yield Finding("state", None, message, "state", explanation, "seeds", whose)
 
     def _linearity(
         self, case: Case, call: Call, judge: Judge, values: Mapping[str, Tensor]
@@ -604,6 +636,7 @@ class Inspector:
             error = (gradient.double() - value).abs().nan_to_num(torch.inf)
             at = _worst(torch.where(verdict.wrong, error, -1))
             got, right = _numbers(gradient[at], value[at])
+            known = not bool(value[at].isnan())
             message = f"d{name}{_index(at)} is {got}, "
             if value[at].isnan():
                 message = f"d{name} along some direction is not what "
@@ -613,7 +646,15 @@ class Inspector:
                 message += f"{judge.source} {says} {right}"
             if agreeing:
                 message += f"; {' and '.join(agreeing)} {'agree' if agreeing[1:] else 'agrees'}"
-            yield Finding("value", name, message)
+            yield Finding(
+                "value",
+                name,
+                message,
+                at=at if known else None,
+                got=gradient[at].item(),
+                right=value[at].item(),
+                source=f"{judge.source} say{'s' * (judge.source == 'autograd')}",
+            )
 
     def _allowing_for_kept(
         self,
@@ -730,6 +771,20 @@ LATER = "something is kept between calls"
 OTHERS = "it depends on something else than its arguments"
 _COPY = "whoever writes to the one changes the other: return a copy"
 _LAYOUT = "the numbers are right where the memory is contiguous: read them through their strides"
+
+
+@contextmanager
+def global_state_kept(changed: set[str] | None = None) -> Iterator[None]:
+    """Put torch's global state back; ``changed`` gets the names of what was not as before."""
+    before = [get() for get, _ in _SURROUNDINGS.values()]
+    try:
+        yield
+    finally:
+        for (what, (get, set_)), was in zip(_SURROUNDINGS.items(), before, strict=True):
+            if get() != was:
+                set_(was)
+                if changed is not None:
+                    changed.add(what)
 
 
 def apart(one: Any, other: Any) -> bool:

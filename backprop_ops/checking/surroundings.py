@@ -50,13 +50,13 @@ def calls(
         except BackwardRaises as error:
             explanation = "it needs the gradient mode to be on: turn it on where it is needed"
             finding = Finding("state", None, str(error), "state", explanation)
-            yield Surrounded("torch.no_grad() is on"), finding
+            yield Surrounded("no_grad", "torch.no_grad() is on"), finding
             return
         for finding in differing(gradients, "under torch.no_grad()"):
-            yield Surrounded("torch.no_grad() is on"), finding
+            yield Surrounded("no_grad", "torch.no_grad() is on"), finding
     needing, requiring = (
         _needing_gradients(inspector, call),
-        Surrounded("the inputs require gradients", requiring=True),
+        Surrounded("requiring", "the inputs require gradients"),
     )
     if needing is not None:
         with torch.enable_grad():
@@ -89,7 +89,7 @@ def _each_alone(
 ) -> Iterator[tuple[Surrounded, Finding]]:
     """As where all other inputs are frozen."""
     for name, value in plain.items():
-        variation = Surrounded(f"{name} alone requires a gradient")
+        variation = Surrounded("alone", f"{name} alone requires a gradient")
         try:
             alone = pair.gradient_alone(call.arguments, name, call.upstreams)
         except Exception as error:
@@ -105,7 +105,9 @@ def _each_alone(
 def _after_another_call(
     inspector: Inspector, call: Call, other: Case, differing: Callable[..., Iterator[Finding]]
 ) -> Iterator[tuple[Surrounded, Finding]]:
-    variation = Surrounded("another call came between forward and backward")
+    variation = Surrounded(
+        "between", "another call came between forward and backward", other.arguments
+    )
     between = inspector.call(other)
     try:
         inspector.gradients(between)
@@ -133,7 +135,7 @@ def _written_in_between(
     for finding in differing(gradients, "after its inputs were written to"):
         explanation = "save_for_backward would have raised an error"
         told = finding._replace(explanation=explanation)
-        yield Surrounded("the inputs were written to between forward and backward"), told
+        yield Surrounded("written", "the inputs were written to between forward and backward"), told
 
 
 def _updated_in_place(inspector: Inspector, sample: Case) -> Iterator[tuple[Surrounded, Finding]]:
@@ -156,7 +158,10 @@ def _updated_in_place(inspector: Inspector, sample: Case) -> Iterator[tuple[Surr
         if isinstance(value, Tensor) and apart(value, gradients.get(name)):
             message = f"d{name} is that of the numbers that the inputs held before"
             finding = Finding("state", name, message, "state", LATER)
-            yield Surrounded("the inputs were updated in place since an earlier call"), finding
+            yield (
+                Surrounded("updated", "the inputs were updated in place since an earlier call"),
+                finding,
+            )
 
 
 def _needing_gradients(inspector: Inspector, call: Call) -> Call | None:

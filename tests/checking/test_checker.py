@@ -76,7 +76,7 @@ def test_report() -> None:
     assert "  dx              | exact: True  | approximate: True  | maxdiff: 0.0" in text
     assert "value: dy[" in text
     assert "dx agree" in text
-    assert "print(add_row_backward(dout, x, y))" in text
+    assert "dx, dy = add_row_backward(dout, x, y)" in text
 
 
 def test_found_elsewhere_than_on_the_sample() -> None:
@@ -176,15 +176,13 @@ def test_pairs_of_the_library(name: str) -> None:
     assert report.ok, str(report)
 
 
-def test_reproduce_can_be_pasted(capsys: pytest.CaptureFixture[str]) -> None:
+def test_reproduce_can_be_pasted() -> None:
     """Under the pair's name too where the backward has another one."""
     report = check(newcomers.relu, newcomers.more_than_one_at_zero, (X.float(),), seed=0)
     code = report.failures[0].reproduce
     assert "import relu, more_than_one_at_zero as relu_backward" in code
-    exec(code, {})
-    by_hand, by_autograd = capsys.readouterr().out.splitlines()
-    assert "1.3" in by_hand
-    assert "1.3" not in by_autograd
+    with pytest.raises(AssertionError, match=r"is 1\.29999995, autograd says 0"):
+        exec(code, {})
 
 
 def test_numbers_have_the_digits_that_differ() -> None:

@@ -12,6 +12,7 @@ from backprop_ops.checking.evidence import Evidence, Likely, ratio_of
 from backprop_ops.checking.mistakes.upstreams import upstream_off_by_one
 from backprop_ops.checking.sizing import cut, groups
 from backprop_ops.checking.variations.indices import names_ignored
+from backprop_ops.leaves import Arguments
 
 
 def repeated(evidence: Evidence) -> Iterator[Likely]:
@@ -22,20 +23,26 @@ def repeated(evidence: Evidence) -> Iterator[Likely]:
             continue
         if index.numel() < 2 or len(torch.unique(index)) == index.numel():
             continue
-        distinct = torch.arange(index.numel(), device=index.device).reshape(index.shape)
+        # Two rows at least, since of one row every mean is right. There may be too few classes.
         fewer = [
-            cut(case.arguments, group, 1)
+            cut(case.arguments, group, 2)
             for group in groups(case.arguments)
-            if (option, 0) in group
+            if (option, 0) in group and index.shape[0] > 2
         ]
         if (isinstance(case.last, Indexed) and case.last.repeats) or any(
-            evidence.holds(case.of(arguments))
-            for arguments in ({**case.arguments, option: distinct.to(index.dtype)}, *fewer)
+            evidence.holds(case.of(_distinct(arguments, option)))
+            for arguments in (case.arguments, *fewer)
         ):
             yield (
                 "repeated-index",
                 f"{name} is right while no number in {option} comes twice: add, not assign",
             )
+
+
+def _distinct(arguments: Arguments, option: str) -> Arguments:
+    index = arguments[option]
+    distinct = torch.arange(index.numel(), device=index.device, dtype=index.dtype)
+    return {**arguments, option: distinct.reshape(index.shape)}
 
 
 def ignored_rows(evidence: Evidence) -> Iterator[Likely]:

@@ -93,6 +93,10 @@ def bessel(evidence: Evidence) -> Iterator[Likely]:
             continue
         residual = (given - expected).narrow(d, 0, n)
         ratio = ratio_of(residual, evidence.residual)
+        # The right gradient has that factor too: then any mistake goes with it.
+        right = ratio_of(expected.narrow(d, 0, n), evidence.expected)
+        if ratio is not None and right is not None and math.isclose(ratio, right, rel_tol=1e-3):
+            continue
         # Where the variance itself has n - 1 in it, all that it scales changes a little too.
         spread = math.sqrt((2 * n - 1) / (2 * n - 2))
         # The square of it makes that one half, as every 1/n does.
