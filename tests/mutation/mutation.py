@@ -30,6 +30,7 @@ from backprop_ops.leaves import copied
 from backprop_ops.ops import _large
 from tests.support.families import beside
 from tests.support.samples import Drawing, real
+from tests.support.verdict import unexplained
 
 OPERATORS: tuple[tuple[type[ast.AST], ...], ...] = (
     (ast.Add, ast.Sub, ast.Mult, ast.Div, ast.MatMult, ast.Pow),
@@ -122,7 +123,7 @@ def survives(mutant: Mutant) -> bool:
     """Whether `check` passes it on every sample of its pair; first where it shows, if anywhere."""
     for args, options, cached in sorted(calls(mutant.pair), key=lambda call: agrees(mutant, *call)):
         try:
-            with cache_of(cached):
+            with cache_of(cached), unexplained():
                 if check(mutant.pair.forward, mutant.backward, args, options, seed=0).failures:
                     return False
         except Exception:  # whatever it is, nobody takes the mutant for right
