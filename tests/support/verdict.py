@@ -1,4 +1,4 @@
-"""The verdict of `check` alone: to name a mistake and to shrink its input takes most of the time."""
+"""The verdict of `check` alone: most of its time goes into the explanation."""
 
 from __future__ import annotations
 
