@@ -830,10 +830,16 @@ def _same_bytes(x: Tensor, y: Tensor) -> bool:
     """Equal in every bit, nan and the sign of zero included."""
     if x.shape != y.shape or x.dtype != y.dtype:
         return False
-    if not x.numel():
-        return True
-    x, y = (t.contiguous().view(-1).view(torch.uint8) for t in (x, y))
-    return torch.equal(x, y)
+    return torch.equal(_bits(x), _bits(y))
+
+
+def _bits(x: Tensor) -> Tensor:
+    x = torch.view_as_real(x) if x.is_complex() else x
+    return x.view(_INTEGERS[x.dtype.itemsize]) if x.is_floating_point() else x
+
+
+_INTEGERS = {8: torch.int64, 4: torch.int32, 2: torch.int16, 1: torch.int8}
+"""By the bytes of a number."""
 
 
 def _memory(x: Tensor) -> int:
