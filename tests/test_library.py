@@ -178,7 +178,7 @@ def test_a_kept_field_in_a_loss() -> None:
 def test_second_order_is_refused() -> None:
     x = real(4)
     (g,) = torch.autograd.grad(OPS["tanh"](x).sum(), x, create_graph=True)
-    with pytest.raises(RuntimeError, match=r"no autograd formula was registered|does not require"):
+    with pytest.raises(RuntimeError, match="no autograd formula was registered"):
         g.sum().backward()
 
 

@@ -312,3 +312,41 @@ def test_everything_unpromised_is_seen(line: str) -> None:
 
 def test_it_imports_nothing_of_the_package() -> None:
     assert "backprop_ops" not in Path(_torch.__file__).read_text("utf-8")
+
+
+def test_autocast_of_any_device() -> None:
+    assert not _torch.any_autocast()
+    with torch.autocast("cpu"):
+        assert _torch.any_autocast()
+
+
+def test_versions() -> None:
+    x = torch.zeros(3)
+    before = _torch.version(x)
+    x.add_(1)
+    assert _torch.version(x) != before
+    with torch.inference_mode():
+        assert _torch.version(torch.zeros(3)) is None
+
+
+def test_memory() -> None:
+    x = torch.zeros(2, 3)
+    assert _torch.memory_of(x) == _torch.memory_of(x[1:]) != _torch.memory_of(x.clone())
+    fake = torch.empty(2, 3, device="meta")
+    assert _torch.memory_of(fake) == _torch.memory_of(fake.mT) != 0
+
+
+def test_a_function_applied_to_what_a_transform_has_left() -> None:
+    left: list[Tensor] = []
+
+    def keeping(x: Tensor) -> Tensor:
+        left.append(x)
+        return x.sum()
+
+    torch.func.grad(keeping)(torch.arange(3.0))
+    assert torch.equal(_torch.apply_function(View, left[0]), torch.arange(3.0))
+
+
+def test_indices_of_a_sparse_tensor() -> None:
+    x = torch.sparse_coo_tensor([[2, 0, 2]], [1.0, 2.0, 3.0], (3,), check_invariants=True)
+    assert _torch.sparse_indices(x).tolist() == [[2, 0, 2]]
