@@ -15,6 +15,7 @@ from backprop_ops.checking.evidence import Evidence, Likely
 from backprop_ops.checking.mistakes import (
     calls,
     factors,
+    formulas,
     indices,
     options,
     sizes,
@@ -79,6 +80,8 @@ def _likely(evidence: Evidence, finding: Finding) -> Iterator[Likely]:
         terms.mean_term,
         terms.forgotten,
         sizes.axis,
+        formulas.value,
+        formulas.step,
         terms.term,
         terms.jacobian,
         values.coarse,

@@ -500,6 +500,7 @@ class Inspector:
     def _zero(self, call: Call, judge: Judge, values: Mapping[str, Tensor]) -> Iterator[Finding]:
         if not self._goes_with_the_upstream(call, judge, 0.0):
             return
+        ups = call.upstreams.values()
         zeros = {name: torch.zeros_like(u) for name, u in call.upstreams.items()}
         for name, gradient in self.gradients(call, zeros).items():
             if name not in values:
@@ -527,6 +528,9 @@ class Inspector:
                 yield Finding("zero", name, message, "eps", explanation)
             else:
                 explanation = f"d{name} has to be proportional to the upstream"
+                added = values[name].double() - gradient.double()
+                if any(_same_shape(u, added) and torch.allclose(added, u.double()) for u in ups):
+                    explanation = "the upstream is added to something: it has to be a factor of it"
                 yield Finding("zero", name, message, "upstream-ignored", explanation)
 
     def _repeat(self, call: Call, values: Mapping[str, Tensor]) -> Iterator[Finding]:
