@@ -170,7 +170,7 @@ def cast_to_float32(dout, x):
     return (2 * dout * x).float()
 
 
-@wrong(square, X32, kind=Kind.PRECISION, mistake=("dtype", "cancellation"))
+@wrong(square, X32.double(), kind=Kind.PRECISION, mistake=("dtype", "cancellation"))
 def computed_in_float32_and_cast_back(dout, x):
     return (2 * dout.float() * x.float()).to(x.dtype)
 

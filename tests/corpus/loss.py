@@ -582,7 +582,7 @@ def no_gradient_for_the_target(dout, pred, target):
     return one_is_the_others_negative(dout, pred, target)[0], None
 
 
-@wrong(mse, ROWS.float(), OTHERS.float(), kind=Kind.PRECISION, mistake=("dtype", "cancellation"))
+@wrong(mse, ROWS, OTHERS, kind=Kind.PRECISION, mistake=("dtype", "cancellation"))
 def through_float32(dout, pred, target):
     return tuple(
         g.to(pred.dtype)

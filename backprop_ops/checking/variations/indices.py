@@ -87,10 +87,13 @@ def names_ignored(option: str) -> bool:
 
 
 def holds_what_the_sample_lacks(case: Case) -> bool:
-    """Whether an index, or a number among the options, is one that the sample does not have."""
+    """Whether an index, or a number among the options, is far from those of the sample."""
     return any(
-        (isinstance(change, Indexed) and change.reach == "beyond")
-        or (isinstance(change, OptionSet) and type(change.value) in (int, float))
+        change.reach == "beyond"
+        and (
+            isinstance(change, Indexed)
+            or (isinstance(change, OptionSet) and type(change.value) in (int, float))
+        )
         for change in case.changes
     )
 
