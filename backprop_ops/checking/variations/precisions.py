@@ -10,6 +10,7 @@ from torch import Tensor
 from backprop_ops.checking.case import Case, Cast, Indexed, Scaled, UpstreamMade
 from backprop_ops.checking.variations.indices import is_index
 from backprop_ops.checking.variations.maker import Maker
+from backprop_ops.checking.variations.values import as_finite
 from backprop_ops.leaves import mapped, parts, replaced, takes_gradient
 
 
@@ -21,7 +22,9 @@ def precisions(maker: Maker, sample: Case) -> Iterator[Case]:
 def cast(maker: Maker, sample: Case, dtype: torch.dtype) -> Iterator[Case]:
     """The sample in another precision, if it has another one and this one is to be tried."""
     case = in_precision(sample, dtype)
-    if case is not sample and dtype in maker.dtypes:
+    before, leaves = (maker.pair.leaves(some.arguments) for some in (sample, case))
+    finite = all(as_finite(leaves[name], x) for name, x in before.items())
+    if case is not sample and dtype in maker.dtypes and finite:
         yield from maker.accepted(iter((case,)))
 
 
@@ -41,6 +44,8 @@ def large_halves(maker: Maker, sample: Case) -> Iterator[Case]:
         return
     for name, leaf in maker.pair.leaves(case.arguments).items():
         arguments = replaced(case.arguments, {name: leaf * 2.0**9})
+        if not as_finite(leaf * 2.0**9, leaf):
+            continue
         yield maker.vary(case, Scaled(name, 9, reach="beyond"), arguments)
 
 

@@ -42,8 +42,15 @@ def values(maker: Maker, sample: Case, few: bool = False) -> Iterator[Case]:
         contents = [_contents(x, maker.generator, few, len(some) > 1) for x in some.values()]
         for filled in zip(*contents, strict=True):
             values = {name: x.values for name, x in zip(some, filled, strict=True)}
+            if not all(as_finite(values[name], x) for name, x in some.items()):
+                continue
             change = Filled(tuple(some), filled[0].how, filled[0].cancels, reach="beyond")
             yield maker.vary(sample, change, replaced(sample.arguments, values))
+
+
+def as_finite(values: Tensor, x: Tensor) -> bool:
+    """Whether values are finite where the sample is: the precision may not hold them."""
+    return bool(values.isfinite().all()) or not bool(x.isfinite().all())
 
 
 def _one_by_one_and_all(
