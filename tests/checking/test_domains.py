@@ -220,3 +220,18 @@ def test_a_sample_without_rows_proves_nothing(forward: Callable[..., Tensor]) ->
     report = check(forward, lambda dout, x, w: (dout @ w.mT, x.mT @ dout), sample, seed=0)
     assert not report.failures
     assert report.vacuous[:1] == ("dx",)
+
+
+def test_a_forward_that_takes_some_draws_alone() -> None:
+    """A target of 1 is drawn anew at each size, and may lie above it."""
+    target = torch.tensor([[1.0, 0.5], [0.9, 1.0], [0.2, 0.95]])
+    p = torch.tensor([[0.3, 0.6], [0.7, 0.2], [0.5, 0.9]])
+
+    def loss(p, *, target):
+        return torch.nn.functional.binary_cross_entropy(p, target, reduction="sum")
+
+    def loss_backward(dout, p, *, target):
+        return dout * (p - target) / (p * (1 - p)).clamp(min=1e-12)
+
+    for seed in range(8):
+        check(loss, loss_backward, (p,), {"target": target}, seed=seed)

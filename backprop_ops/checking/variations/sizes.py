@@ -109,11 +109,12 @@ class _Sizes:
         if self._takes(size + 2):  # even ones
             return dict.fromkeys({size + 2, *BEYOND_BLOCKS}, "alike")
         indexed = any(is_index(named[name]) for name, _ in self.group)
-        if size <= 2 or indexed or not self._takes(size - 1):
+        if size <= 2 or indexed:
             return {}
         # As queries, of which there may be fewer than keys.
-        fewer = _only_smaller(pair, sample, self._of_size(size - 1))
-        return {size - 1: "alike"} if fewer else {}
+        fewer = self._of_size(size - 1)
+        taken = accepts(pair, fewer.arguments) and _only_smaller(pair, sample, fewer)
+        return {size - 1: "alike"} if taken else {}
 
     def _nearest(self, size: int) -> Iterable[int]:
         """The size, or beyond a block others next to it, as multiples."""
