@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from backprop_ops import check
+from tests.corpus.newcomers import QUERIES, attend, mask_is_left_out
 
 pytestmark = pytest.mark.usefixtures("unseen")
 
@@ -629,6 +630,39 @@ def padded_backward(dout, table, index, *, padding_idx):
     return d
 
 
+def pooled(x, *, lengths=None):
+    """Means over time of x (batch, time, n), each of its first ``lengths`` steps where given."""
+    if lengths is None:
+        return x.mean(1)
+    kept = torch.arange(x.shape[1]) < lengths[:, None]
+    return (x * kept[..., None]).sum(1) / lengths[:, None]
+
+
+def pooled_backward(dout, x, *, lengths):
+    """Padding gets a gradient too."""
+    count = x.shape[1] if lengths is None else lengths[:, None]
+    return (dout / count)[:, None].expand_as(x).clone()
+
+
+def attended(q, k, v, *, mask=None):
+    """q, k and v (batch, time, n); mask (batch, keys)"""
+    scores = q @ k.mT
+    if mask is not None:
+        scores = scores.masked_fill(~mask[:, None], -torch.inf)
+    return scores.softmax(-1) @ v
+
+
+def attended_backward(dout, q, k, v, *, mask):
+    """The values' gradient forgets the mask."""
+    scores = q @ k.mT
+    unmasked = scores.softmax(-1)
+    if mask is not None:
+        scores = scores.masked_fill(~mask[:, None], -torch.inf)
+    p, dp = scores.softmax(-1), dout @ v.mT
+    d = p * (dp - (p * dp).sum(-1, keepdim=True))
+    return d @ k, d.mT @ q, unmasked.mT @ dout
+
+
 WRONG: dict[str, Asked] = {
     "B1 focal loss at gamma 0": Asked(
         focal, focal_backward, (drawn(16, 4), torch.arange(16) % 4), {"gamma": 2.0}
@@ -660,6 +694,12 @@ WRONG: dict[str, Asked] = {
         causal, causal_backward, (drawn(5, 4), drawn(5, 4, seed=1))
     ),
     "B13 hidden and twice hidden": Asked(gated, gated_backward, (drawn(3, 4), drawn(4, 8, seed=1))),
+    "B14 a mask of a batch's keys": Asked(
+        attended,
+        attended_backward,
+        (drawn(2, 3, 4), drawn(2, 5, 4, seed=1), drawn(2, 5, 4, seed=2)),
+    ),
+    "B14 lengths of a batch": Asked(pooled, pooled_backward, (drawn(3, 5, 2),)),
     "B15 padding_idx 0": Asked(
         padded, padded_backward, (drawn(5, 3), torch.tensor([1, 4, 0, 1])), {"padding_idx": 1}
     ),
@@ -670,3 +710,8 @@ WRONG: dict[str, Asked] = {
 def test_wrong(name: str) -> None:
     report = WRONG[name].report()
     assert not report, str(report)
+
+
+def test_a_drawn_mask_leaves_no_row_without_a_key() -> None:
+    """At this seed a softmax had nothing left, so that no mask was accepted."""
+    assert not check(attend, mask_is_left_out, QUERIES, seed=0)

@@ -134,11 +134,14 @@ def _in_place_of_none(maker: Maker, sample: Case, name: str) -> Iterator[Case]:
     numbers = [number for number in (0, 1, 0.5, 1.5, True) if type(number) in kinds]
     values: dict[str, Any] = {repr(number): number for number in numbers}
     for shape in shapes if Tensor in kinds else ():
-        if name in pair.inputs and len(shape) != 1:  # as a bias: more would be broadcasting
-            continue
+        if not shape.numel() or (name in pair.inputs and len(shape) != 1):
+            continue  # an input is as a bias: more would be broadcasting
         drawn_numbers = torch.rand(shape, generator=generator)
         if name in pair.options:
-            values[f"a mask of shape {tuple(shape)}"] = (drawn_numbers < 0.7).to(leaf.device)
+            # Each row holds both truths: a softmax of nothing is nan.
+            low, high = drawn_numbers.amin(-1, True), drawn_numbers.amax(-1, True)
+            mask = (drawn_numbers < 0.7) & (drawn_numbers < high) | (drawn_numbers == low)
+            values[f"a mask of shape {tuple(shape)}"] = mask.to(leaf.device)
         positive = (drawn_numbers + 0.25).to(leaf.device, leaf.dtype)
         values[f"positive, of shape {tuple(shape)}"] = positive
     for n in sizes if Tensor in kinds and name in pair.options else ():  # as many as a batch has
