@@ -6,6 +6,7 @@ Each command calls one function of the package and prints the result.
 from __future__ import annotations
 
 import argparse
+import json
 import math
 import os
 import sys
@@ -16,7 +17,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 if TYPE_CHECKING:
+    from backprop_ops.checking.report import Report
     from backprop_ops.lecture.data import Dataset
+    from backprop_ops.lecture.exercises import Exercises
     from backprop_ops.lecture.training import Step, Training
 
 PROGRESS_EVERY = 10_000  # steps
@@ -91,6 +94,9 @@ def _add_check(commands: argparse._SubParsersAction[_Parser]) -> None:
     _add_names(check)
     _add_options(check, hidden=64)
     check.add_argument("--dtype", choices=("float32", "float64"), help="precision (float32)")
+    check.add_argument(
+        "--json", action="store_true", help="for machines: one JSON object a line, of each pair"
+    )
     check.set_defaults(run=_check, parser=check)
 
 
@@ -104,7 +110,7 @@ def _check_network(arguments: argparse.Namespace) -> int:
     exercises = run_exercises(
         _dataset(arguments), **_given(arguments, "hidden", "batch_size", "seed", "dtype")
     )
-    print(exercises)
+    _show(exercises, arguments.json)
     return 1 if exercises.wrong else 0
 
 
@@ -118,21 +124,40 @@ def _check_file(arguments: argparse.Namespace) -> int:
             f"argument --{option.replace('_', '-')}: is for the lecture's network, "
             f"not for {arguments.target}",
         )
-    status = 0
+    correct: list[str] = []
+    wrong: list[str] = []
+    unchecked: list[str] = []
     try:
-        for number, report in enumerate(check_file(arguments.target, arguments.seed)):
-            if number:
-                print()
+        for name, report in check_file(arguments.target, arguments.seed):
+            if correct or wrong or unchecked:
+                _show("", arguments.json)
             if isinstance(report, FileError):
-                status = 2
+                unchecked.append(name)
+                _show({"name": name, "error": str(report)}, arguments.json)
                 sys.stdout.flush()  # the error stands where the report would
                 print(f"{arguments.parser.prog}: error: {report}", file=sys.stderr)
             else:
-                status = max(status, 0 if report.ok else 1)
-                print(report)
+                (correct if report.ok else wrong).append(name)
+                _show(report, arguments.json)
     except FileError as error:
         _refuse(arguments, str(error))
-    return status
+    pairs = len(correct) + len(wrong) + len(unchecked)
+    if pairs > 1:
+        counted = f"\n{len(correct)} of {pairs} pairs correct"
+        counted += f"; wrong: {', '.join(wrong)}" if wrong else ""
+        counted += f"; not checked: {', '.join(unchecked)}" if unchecked else ""
+        _show(counted, arguments.json)
+    return 2 if unchecked else 1 if wrong else 0
+
+
+def _show(result: Report | Exercises | str | dict[str, str], as_json: bool) -> None:
+    """In colour on a terminal, as plain text in a pipe; or as a line of JSON, where it is data."""
+    if as_json and not isinstance(result, str):
+        print(json.dumps(result if isinstance(result, dict) else result.as_dict()), flush=True)
+    elif not as_json and not isinstance(result, dict):
+        from rich.console import Console
+
+        Console(highlight=False, markup=False, emoji=False, soft_wrap=True).print(result)
 
 
 def _add_train(commands: argparse._SubParsersAction[_Parser]) -> None:
@@ -253,17 +278,30 @@ def _gradients_agree(run: Training, arguments: argparse.Namespace) -> bool:
 
 def _steps(run: Training, steps: int, save: Callable[[], None] | None) -> bool:
     """Train up to the last step with a progress bar; False where Ctrl-C ended it earlier."""
-    from tqdm import tqdm
+    from rich import progress
+    from rich.console import Console
 
-    with tqdm(total=steps, initial=run.step, unit=" steps", disable=None, leave=False) as bar:
+    terminal = Console(stderr=True)
+    bar = progress.Progress(
+        progress.BarColumn(),
+        progress.MofNCompleteColumn(),
+        progress.TextColumn("{task.description}"),
+        progress.TimeRemainingColumn(),
+        console=terminal,
+        disable=not terminal.is_terminal,
+        transient=True,
+        redirect_stdout=sys.stdout.isatty(),
+    )
+    with bar:
+        task = bar.add_task("", total=steps, completed=run.step)
 
         def show(step: Step) -> None:
             if step.number % PROGRESS_EVERY == 0:
-                tqdm.write(f"{step.number:7d}/{steps:7d}: {step.loss.item():.4f}")
-                sys.stdout.flush()
-            if run.step % 100 == 0:
-                bar.set_postfix(loss=f"{step.loss.item():.4f}", refresh=False)
-                bar.update(run.step - bar.n)
+                print(f"{step.number:7d}/{steps:7d}: {step.loss.item():.4f}", flush=True)
+            if run.step % 100 == 0 and not bar.disable:
+                speed = bar.tasks[0].speed or 0
+                text = f"loss {step.loss.item():.4f}, {speed:,.0f} steps/s"
+                bar.update(task, completed=run.step, description=text)
 
         return run.run(steps, show, save)
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -74,6 +76,16 @@ class Comparison(ShownOnce):
         )
         mistake = f"{self.mistake}: {self.explanation}" if self.mistake else ""
         return " | ".join(filter(None, (line, mistake, self.reason)))
+
+    def as_dict(self) -> dict[str, Any]:
+        """In values that JSON has; a maxdiff that is not finite is None."""
+        return {
+            "name": self.name,
+            "exact": self.exact,
+            "approximate": self.approximate,
+            "maxdiff": self.maxdiff if math.isfinite(self.maxdiff) else None,
+            "reason": self.reason,
+        }
 
 
 def compare(name: str, grad: Tensor, tensor: Tensor) -> Comparison:

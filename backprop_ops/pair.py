@@ -129,11 +129,17 @@ class Pair:
         for parameter in asked:
             if parameter not in known | upstreams:
                 near = difflib.get_close_matches(parameter, [*upstreams, *known], n=1)
+                missing = sorted(upstreams.difference(asked))
+                if near:
+                    remedy = f"did you mean {near[0]!r}?"
+                elif missing:
+                    remedy = f"rename {parameter} to {missing[0]}"
+                else:
+                    remedy = f"return {parameter} in the record of {name}, after {fields[-1]}"
                 raise PairError(
                     f"{name_backward} asks for {parameter!r}; {name} offers "
                     f"{_listed((*inputs, *options))} and returns {_listed(fields)}, and the "
-                    f"upstreams are {_listed(sorted(upstreams))}"
-                    + (f": did you mean {near[0]!r}?" if near else "")
+                    f"upstreams are {_listed(sorted(upstreams))}: {remedy}"
                 )
         for output in outputs:
             if f"d{output}" not in asked:

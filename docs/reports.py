@@ -17,7 +17,7 @@ def reports() -> str:
         name = re.search(r"^def (\w+)_backward", part, re.MULTILINE)[1]
         parts[f"{name}_backward"] = part.rstrip()
     sections = []
-    for report in check_file(str(WRONG), seed=0):
+    for _, report in check_file(str(WRONG), seed=0):
         code = re.sub(r"\n\n\ndef \w+_sample.*", "", parts[report.name], flags=re.DOTALL)
         title = f"## {report.name.removesuffix('_backward')}"
         sections.append(f"{title}\n\n```python\n{code}\n```\n\n```\n{report}\n```")

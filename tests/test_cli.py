@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
@@ -15,7 +16,7 @@ import pytest
 import torch
 
 import backprop_ops
-from backprop_ops import context
+from backprop_ops import check, context
 from backprop_ops.cli import main
 from backprop_ops.lecture import network
 from backprop_ops.lecture.checkpoint import load, save
@@ -367,6 +368,7 @@ def test_check_of_every_pair_of_a_file(
         ("square_backward", "correct"),
     ]
     assert "\n\nsquare_backward: correct\n" in stdout
+    assert stdout.splitlines()[-2:] == ["", "1 of 2 pairs correct; wrong: scaled"]
     assert stderr == ""
 
 
@@ -383,6 +385,31 @@ def test_check_goes_on_after_a_pair_that_cannot_be_checked(
     assert stderr.startswith(
         f"backprop-ops check: error: {pairs_file}: scaled_backward asks for 'z'"
     )
+
+
+def test_check_in_json(pairs_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """An object a line, those that cannot be checked too; the lecture's network is one."""
+    pairs_file.write_text(f"{PAIRS}def alone(x): return x\ndef alone_sample(): return (1,)\n")
+    assert main(["check", str(pairs_file), "--json", "--seed", "3"]) == 2
+    stdout, _ = capsys.readouterr()
+    scaled, square, alone = map(json.loads, stdout.splitlines())
+    assert (scaled["reach"], scaled["seed"]) == ("sample", 3)
+    assert scaled["failures"][0]["mistake"] == "sign"
+    assert square["ok"]
+    assert square["gradients"][0]["exact"]
+    assert alone["error"].endswith("has no function 'alone_backward'")
+    assert main(["check", "--json", "--hidden", "8"]) == 0
+    network = json.loads(capsys.readouterr().out)
+    assert network["ok"]
+    assert [row["name"] for row in network["rows"]] == list(LECTURE_ROWS)
+
+
+def test_check_in_colour(pairs_file: Path) -> None:
+    coloured = run("check", f"{pairs_file}::square", FORCE_COLOR="1").stdout
+    assert coloured.startswith("\x1b[1;32msquare_backward: correct\x1b[0m\n")
+    assert "\x1b" not in run("check", f"{pairs_file}::square").stdout
+    report = check(lambda x: x * 2, lambda dout: dout * 2, (torch.ones(2),), seed=0)
+    assert report.__rich__().plain == str(report)
 
 
 def test_check_of_a_file_twice_in_a_second(

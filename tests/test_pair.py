@@ -140,7 +140,7 @@ def upstream_called_field(x: Tensor) -> Im:
 
 REFUSED = {
     "unknown parameter": (scaled, lambda dout, dtotal, scael: 0, "did you mean 'scale'?"),
-    "unlike anything": (out_of, lambda dout, qqq: 0, "asks for 'qqq'; out_of offers x and returns"),
+    "unlike anything": (out_of, lambda dout, qqq: 0, "after out"),
     "upstream not taken": (scaled, lambda dout: 0, "does not take 'dtotal'"),
     "input like a field": (of_named, lambda dout: 0, "'out' names both a parameter"),
     "option like a field": (of_option, lambda dout: 0, "'out' names both a parameter"),

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property  # `property` is a field's name here
+from typing import TYPE_CHECKING, Any
 
 from backprop_ops.checking.case import REACHES, Change, Reach, condition, described, farthest
 from backprop_ops.comparison import Comparison
+from backprop_ops.styled import ASIDE, DOUBT, RIGHT, WRONG, Line, colored, plain
+
+if TYPE_CHECKING:
+    from rich.text import Text
 
 
 @dataclass(frozen=True)
@@ -50,14 +56,31 @@ class Failure:
             return f"wrong beyond: when {' and '.join(self.left)}"
         return f"wrong beyond: {condition(self.changes)}"
 
-    def __str__(self) -> str:
-        lines = [f"{self.property}: {self.message}"]
+    def lines(self) -> Iterator[Line]:
+        yield WRONG, f"{self.property}: {self.message}"
         if self.changes:
-            lines.append(f"holds on your sample; fails {condition(self.changes)}")
+            yield "", f"holds on your sample; fails {condition(self.changes)}"
         if self.mistake is not None and self.explanation:
-            lines.append(f"likely mistake ({self.mistake}): {self.explanation}")
-        indented = "\n".join(f"    {line}" for line in self.reproduce.splitlines())
-        return "\n".join([*lines, "reproduce:", indented])
+            yield DOUBT, f"likely mistake ({self.mistake}): {self.explanation}"
+        yield "", "reproduce:"
+        yield from (("", f"    {line}") for line in self.reproduce.splitlines())
+
+    def __str__(self) -> str:
+        return plain(self.lines())
+
+    def as_dict(self) -> dict[str, Any]:
+        """In values that JSON has."""
+        return {
+            "property": self.property,
+            "reach": self.reach,
+            "variation": self.variation,
+            "gradient": self.input,
+            "message": self.message,
+            "mistake": self.mistake,
+            "explanation": self.explanation,
+            "reproduce": self.reproduce,
+            "left": [*self.left],
+        }
 
 
 @dataclass(frozen=True)
@@ -109,11 +132,35 @@ class Report:
     def __bool__(self) -> bool:
         return self.ok
 
+    def lines(self) -> Iterator[Line]:
+        verdict = RIGHT if self.verdict == "correct" else DOUBT
+        yield WRONG if self.failures else verdict, f"{self.name}: {self.verdict}"
+        for row, line in zip(self.comparisons, self.table, strict=True):
+            yield "" if row.approximate else WRONG, f"  {line}"
+        for failure in self.failures:
+            yield from failure.lines()
+        yield from ((ASIDE, f"note: {note}") for note in (*self.notes, f"seed {self.seed}"))
+
     def __str__(self) -> str:
-        head = f"{self.name}: {self.verdict}"
-        table = [f"  {line}" for line in self.table]
-        notes = [*self.notes, f"seed {self.seed}"]
-        return "\n".join([head, *table, *map(str, self.failures), *map("note: {}".format, notes)])
+        return plain(self.lines())
+
+    def __rich__(self) -> Text:
+        return colored(self.lines())
+
+    def as_dict(self) -> dict[str, Any]:
+        """In values that JSON has; a maxdiff that is not finite is None."""
+        return {
+            "name": self.name,
+            "ok": self.ok,
+            "verdict": self.verdict,
+            "reach": self.reach,
+            "gradients": [
+                {**row.as_dict(), "vacuous": row.name in self.vacuous} for row in self.comparisons
+            ],
+            "failures": [failure.as_dict() for failure in self.failures],
+            "notes": [*self.notes],
+            "seed": self.seed,
+        }
 
     def __repr__(self) -> str:
         """As `str`: this is what a notebook and a failing ``assert check(...)`` show."""

@@ -25,12 +25,12 @@ class FileError(Exception):
         super().__init__(" ".join(message.split()))
 
 
-def check_file(target: str, seed: int | None = None) -> Iterator[Report | FileError]:
+def check_file(target: str, seed: int | None = None) -> Iterator[tuple[str, Report | FileError]]:
     """Check the pair that ``FILE.py::NAME`` names, or every pair of ``FILE.py`` with a sample.
 
-    A pair that cannot be checked gives a FileError in place of its report; a file that cannot be
-    run raises one. ``seed``: of the check, and of torch when the sample is drawn; a fresh one
-    unless given.
+    Each comes with its name. A pair that cannot be checked gives a FileError in place of its
+    report; a file that cannot be run raises one. ``seed``: of the check, and of torch when the
+    sample is drawn; a fresh one unless given.
     """
     file, colons, named = target.partition("::")
     path = Path(file)
@@ -46,9 +46,9 @@ def check_file(target: str, seed: int | None = None) -> Iterator[Report | FileEr
     functions = _run(path, source)
     for name in [named] if colons else _sampled(path, functions):
         try:
-            yield _check(path, functions, name, seed)
+            yield name, _check(path, functions, name, seed)
         except FileError as error:
-            yield error
+            yield name, error
 
 
 def _check(path: Path, functions: Mapping[str, Callable[..., Any]], name: str, seed: int) -> Report:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -23,6 +23,10 @@ from backprop_ops.lecture.network import (
 from backprop_ops.ops.batchnorm import batchnorm, batchnorm_backward
 from backprop_ops.ops.loss import cross_entropy, cross_entropy_backward
 from backprop_ops.ops.softmax import softmax
+from backprop_ops.styled import HEADING, RIGHT, WRONG, Line, colored, plain
+
+if TYPE_CHECKING:
+    from rich.text import Text
 
 COLUMNS = 8  # characters a line in the table of dlogits
 
@@ -52,25 +56,36 @@ class Exercises(NamedTuple):
         """The rows that are not approximate."""
         return [row.name for row in self.comparisons if not row]
 
+    def lines(self) -> Iterator[Line]:
+        yield "", str(self.dataset)
+        yield "", f"{sum(p.numel() for p in self.parameters)} parameters"
+        yield "", f"loss {self.nodes.loss.item():.4f}"
+        yield HEADING, "\nexercise 1: every value of the forward pass"
+        yield from map(_row, self.rows)
+        yield HEADING, "\nexercise 2: cross-entropy in one formula"
+        yield "", f"loss difference: {self.loss_difference}"
+        yield _row(self.logits)
+        yield HEADING, "\nexercise 3: batch normalization in one formula"
+        yield "", f"hpreact difference: {self.hpreact_difference}"
+        yield _row(self.hprebn)
+        yield HEADING, "\ndlogits of the first row, times n: the softmax minus the one-hot target"
+        yield from (("", line) for line in self._first_row())
+        yield WRONG if self.wrong else RIGHT, f"\n{self._verdict()}"
+
     def __str__(self) -> str:
-        return "\n".join(
-            (
-                str(self.dataset),
-                f"{sum(p.numel() for p in self.parameters)} parameters",
-                f"loss {self.nodes.loss.item():.4f}",
-                "\nexercise 1: every value of the forward pass",
-                *map(str, self.rows),
-                "\nexercise 2: cross-entropy in one formula",
-                f"loss difference: {self.loss_difference}",
-                str(self.logits),
-                "\nexercise 3: batch normalization in one formula",
-                f"hpreact difference: {self.hpreact_difference}",
-                str(self.hprebn),
-                "\ndlogits of the first row, times n: the softmax minus the one-hot target",
-                *self._first_row(),
-                f"\n{self._verdict()}",
-            )
-        )
+        return plain(self.lines())
+
+    def __rich__(self) -> Text:
+        return colored(self.lines())
+
+    def as_dict(self) -> dict[str, Any]:
+        """The rows and the loss, in values that JSON has."""
+        return {
+            "ok": not self.wrong,
+            "loss": self.nodes.loss.item(),
+            "rows": [row.as_dict() for row in self.rows],
+            "fused": [self.logits.as_dict(), self.hprebn.as_dict()],
+        }
 
     def _first_row(self) -> Iterator[str]:
         """The first row of the batch, a column for each character."""
@@ -99,6 +114,10 @@ class Exercises(NamedTuple):
             return verdict
         # On a batch of few or of equal rows, float32 may round a right gradient away.
         return f"{verdict}\n(--dtype float64 tells a mistake from rounding)"
+
+
+def _row(row: Comparison) -> Line:
+    return "" if row else WRONG, str(row)
 
 
 def run_exercises(

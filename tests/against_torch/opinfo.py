@@ -32,9 +32,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from rich.progress import track
 from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
-from tqdm import tqdm
 
 from backprop_ops import check
 from tests.support.verdict import unexplained
@@ -381,7 +381,7 @@ def verdicts(ops: Sequence[str], file: Path | None, processes: int) -> list[Verd
         # An interruption does not wait for the operators that have not begun.
         stack.callback(pool.shutdown, wait=False, cancel_futures=True)
         futures = [pool.submit(judge, op) for op in missing]
-        for future in tqdm(as_completed(futures), total=len(futures), unit="op"):
+        for future in track(as_completed(futures), "operators", len(futures)):
             known.append(future.result())
             if results is not None:
                 print(json.dumps(asdict(known[-1])), file=results, flush=True)

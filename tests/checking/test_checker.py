@@ -120,7 +120,7 @@ BAD_CALLS: dict[str, tuple[Any, Any, Any, dict[str, Any], type[Exception], str]]
     "integers": (square, lambda dout: 0, (X.long(),), {}, ValueError, "must be a floating Tensor"),
     "infinite": (square, lambda dout: 0, (X / 0,), {}, ValueError, "is inf or nan on the sample"),
     "no tensor": (lambda x: torch.ones(x), lambda dout: 0, (3,), {}, ValueError, "no floating"),
-    "signature": (square, lambda grad: grad, (X,), {}, PairError, "asks for 'grad'"),
+    "signature": (square, lambda grad: grad, (X,), {}, PairError, "rename grad to dout"),
     "nothing returned": (
         lambda x: None,
         lambda dout: 0,

@@ -24,7 +24,7 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import asdict
 from pathlib import Path
 
-from tqdm import tqdm
+from rich.progress import track
 
 from backprop_ops import pairs
 from tests.corpus import entries
@@ -58,7 +58,7 @@ def verdicts(found: Sequence[Entry], file: Path | None) -> list[Verdict]:
         # An interruption does not wait for what has not begun.
         stack.callback(pool.shutdown, wait=False, cancel_futures=True)
         futures = [pool.submit(judge, *asked[key]) for key in asked if key not in known]
-        for future in tqdm(as_completed(futures), total=len(futures), unit="verdict"):
+        for future in track(as_completed(futures), "verdicts", len(futures)):
             verdict = future.result()
             known[verdict.kind, verdict.name, verdict.judge] = verdict
             if results is not None:
