@@ -5,11 +5,16 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from backprop_ops.checking.isolation import forked
 from backprop_ops.leaves import Arguments
 from backprop_ops.pair import Pair
 
 
 def outputs_of(pair: Pair, arguments: Arguments) -> dict[str, Tensor]:
+    return forked(_outputs_of, pair, arguments)
+
+
+def _outputs_of(pair: Pair, arguments: Arguments) -> dict[str, Tensor]:
     with torch.no_grad():
         fields = pair.fields(pair.call(arguments))
     return {output: fields[output] for output in pair.outputs}

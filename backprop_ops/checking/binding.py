@@ -5,9 +5,10 @@ from __future__ import annotations
 import difflib
 import functools
 import inspect
+import os
 import random
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -18,10 +19,11 @@ from backprop_ops import context
 from backprop_ops.checking.acceptance import outputs_of
 from backprop_ops.checking.autograd_pair import autograd_pair, pair_of
 from backprop_ops.checking.case import FAMILIES, REACHES, Reach
+from backprop_ops.checking.isolation import Crashed, forked
 from backprop_ops.checking.judging import Undifferentiable, autograd
 from backprop_ops.checking.properties import PROPERTIES, Oracle
 from backprop_ops.checking.variations.maker import PRECISIONS
-from backprop_ops.leaves import Arguments, copied
+from backprop_ops.leaves import Arguments, copied, tensors
 from backprop_ops.pair import Pair, function_name, make_record
 
 BUDGET = 180.0  # seconds of the processor, which a right backward seldom needs
@@ -46,6 +48,7 @@ class Question:
     reach: Reach
     dtypes: tuple[torch.dtype, ...]
     budget: float
+    isolate: bool
     skip: frozenset[str]
     seed: int
 
@@ -62,6 +65,7 @@ def question(
     reach: str | None,
     dtypes: Iterable[str] | None,
     budget: float,
+    isolate: bool,
     seed: int | None,
     skip: Iterable[str],
 ) -> Question:
@@ -79,6 +83,8 @@ def question(
             raise TypeError(f"{role} must be a function, got {_type(function)}")
     if not isinstance(budget, (int, float)) or not budget > 0:
         raise ValueError(f"budget must be a number of seconds above zero, got {budget!r}")
+    if isolate:
+        _can_isolate(forward, args, kwargs)
     skipped = _skipped(skip, *context.current.skips)
     reached, precisions = _reach(reach), _dtypes(dtypes)
     seed = context.current.seed if seed is None else seed
@@ -93,7 +99,17 @@ def question(
     oracle = _oracle(pair, arguments, backward, reference, gradient_of, guarded)
     fixed = _fixed(pair, reference, gradient_of)
     return Question(
-        guarded(pair), oracle, arguments, maps, fixed, reached, precisions, budget, skipped, seed
+        guarded(pair),
+        oracle,
+        arguments,
+        maps,
+        fixed,
+        reached,
+        precisions,
+        budget,
+        isolate,
+        skipped,
+        seed,
     )
 
 
@@ -167,6 +183,27 @@ def _bind(
         raise ValueError(f"{name}: the sample has no floating Tensor to take a gradient of")
     with _on_the_sample(forward, "forward"):
         return _in_its_mode(pair, arguments), arguments
+
+
+def _can_isolate(
+    forward: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]
+) -> None:
+    """Refuse what cannot run in a forked process, and a forward that crashes on the sample."""
+    if not hasattr(os, "fork"):
+        raise ValueError("isolate: this system cannot fork a process")
+    for i, value in enumerate([*args, *kwargs.values()]):
+        for x in tensors({str(i): value}).values():
+            if x.device.type != "cpu":
+                raise ValueError(f"isolate: works on the CPU alone, got a Tensor on {x.device}")
+
+    def rehearsal() -> None:
+        with suppress(Exception):  # to be refused where it is called in earnest
+            forward(*args, **kwargs)
+
+    try:
+        forked(rehearsal)
+    except Crashed as error:
+        raise ValueError(f"{function_name(forward)}, the forward, {error} on the sample") from error
 
 
 @contextmanager

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import difflib
-import time
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -14,10 +15,10 @@ from torch import Tensor
 from backprop_ops import context
 from backprop_ops.checking.acceptance import outputs_of
 from backprop_ops.checking.binding import BUDGET, Domain, Question, question
-from backprop_ops.checking.case import FAMILIES, REACHES, Case, described
-from backprop_ops.checking.diagnosis import likely_mistake
+from backprop_ops.checking.case import FAMILIES, REACHES, Case, Surrounded, described
+from backprop_ops.checking.diagnosis import diagnosed
 from backprop_ops.checking.differences import Differences
-from backprop_ops.checking.evidence import Evidence
+from backprop_ops.checking.isolation import Crashed, forked, isolating
 from backprop_ops.checking.judging import Judge, Undifferentiable, autograd
 from backprop_ops.checking.properties import PROPERTIES, Call, Finding, Inspector, Outside
 from backprop_ops.checking.report import BackwardError, Failure, Report
@@ -28,7 +29,6 @@ from backprop_ops.checking.surroundings import calls
 from backprop_ops.checking.variations import variations
 from backprop_ops.checking.variations.layouts import layouts_of_the_upstream
 from backprop_ops.checking.variations.maker import Maker
-from backprop_ops.checking.variations.precisions import in_precision
 from backprop_ops.checking.variations.values import values_alike
 from backprop_ops.comparison import Comparison
 from backprop_ops.leaves import copied
@@ -47,6 +47,7 @@ def check(
     reach: str | None = None,
     dtypes: Iterable[str] | None = None,
     budget: float = BUDGET,
+    isolate: bool = False,
     seed: int | None = None,
     skip: Iterable[str] = (),
 ) -> Report:
@@ -67,7 +68,9 @@ def check(
     from the sample to go. ``"sample"``: to the sample alone; ``"alike"``: to inputs as its users
     send them; ``"beyond"``, the default: all the way. ``dtypes``: the precisions to try beside the
     sample's, as ``("float32",)``; all four unless given. ``budget``: seconds of the processor,
-    after which no further case is tried; a note says so. ``seed``: of what is drawn; a fresh one
+    after which no further case is tried; a note says so. ``isolate``: whether each case runs in a
+    forked process with one thread, so that native code which crashes, or does not come back in 30
+    seconds, is a failure with its input; on the CPU alone. ``seed``: of what is drawn; a fresh one
     unless given, and the report states it. ``skip``: what not to try, each listed in the notes:
     properties and families of variations by name, and single variations by their text in a report.
     An unknown name is a ValueError. An unknown text is not, since another sample may have that
@@ -75,8 +78,8 @@ def check(
 
     Raises PairError where the two are no pair, TypeError or ValueError where the sample is none.
     """
-    report = _Check(
-        question(
+    with isolating(isolate):
+        asked = question(
             forward,
             backward,
             args,
@@ -87,10 +90,11 @@ def check(
             reach=reach,
             dtypes=dtypes,
             budget=budget,
+            isolate=isolate,
             seed=seed,
             skip=skip,
         )
-    ).report()
+        report = _Check(asked).report()
     context.current.observe(report)
     return report
 
@@ -107,6 +111,7 @@ def assert_backward(
     reach: str | None = None,
     dtypes: Iterable[str] | None = None,
     budget: float = BUDGET,
+    isolate: bool = False,
     seed: int | None = None,
     skip: Iterable[str] = (),
 ) -> None:
@@ -123,6 +128,7 @@ def assert_backward(
         reach=reach,
         dtypes=dtypes,
         budget=budget,
+        isolate=isolate,
         seed=seed,
         skip=skip,
     )
@@ -164,10 +170,15 @@ class _Check:
     def report(self) -> Report:
         asked = self.asked
         sample = Case(asked.arguments, asked.seed % 2**62)
-        comparisons = self._comparisons(sample)
+        try:
+            comparisons = forked(self._comparisons, sample)
+        except Crashed:  # reported as a failure of `call`
+            comparisons = ()
         self._note_kept()
         if not asked.oracle.on_purpose:
-            self._judges(sample)
+            self._note_judges(sample)
+        if asked.isolate:
+            self.notes["isolate: what is kept from one case to the next is not seen"] = None
         self._ask(sample)
         if not self.failures:  # what fails on the sample itself fails on most variations of it too
             self._ask_variations(sample)
@@ -228,18 +239,22 @@ class _Check:
             if unasked and isinstance(value, Tensor) and value.is_floating_point():
                 self.notes[f"{name}: taken as kept, since the backward has no d{name}"] = None
 
-    def _judges(self, sample: Case) -> None:
+    def _note_judges(self, sample: Case) -> None:
+        with suppress(Crashed):  # reported as a failure of `call`
+            self.notes |= dict.fromkeys(self.inspector.learning(self._judges, sample))
+
+    def _judges(self, sample: Case) -> list[str]:
         """Whether the two judges agree, and what the backward agrees with where they do not."""
         if self.asked.oracle.differentiated is None:
-            return
+            return []
         small = self.maker.smaller(sample)
         call = self.inspector.call(small)
         judge = self.inspector.judge(call.arguments, call.upstreams)
         if isinstance(judge, Differences):
-            self.notes[
+            return [
                 "autograd cannot differentiate the forward: finite differences of it are the judge"
-            ] = None
-            return
+            ]
+        notes = []
         differences = Differences(self.asked.oracle.differenced, call.arguments, call.upstreams)
         for name, value in judge.expected.items():
             if not value.numel() or not value.isfinite().all():
@@ -255,13 +270,14 @@ class _Check:
             if not slope.least - allowed <= said <= slope.most + allowed and slope.error < abs(
                 said
             ) + abs(slope.value):
-                self.notes[
+                notes.append(
                     f"the judges disagree on d{name}: along a drawn direction autograd says "
                     f"{said:.6g}, finite differences say {slope.value:.6g}; the forward detaches "
                     f"something, or a part of it has another backward"
-                ] = None
+                )
                 if self._sides_with_differences(call, judge, differences, name):
                     self.inspector.differenced.add(name)
+        return notes
 
     def _sides_with_differences(
         self, call: Call, judge: Judge, differences: Differences, name: str
@@ -287,7 +303,7 @@ class _Check:
                     return
             self._ask(base)
         farther: list[Case] = []
-        other, started = base, time.process_time()
+        other, started = base, _seconds()
         for case in self._within(variations(self.maker, base)):
             if self.failures:  # the others would say much the same
                 return
@@ -306,7 +322,7 @@ class _Check:
             self._ask(case)
 
     def _is_spent(self, started: float, left: int) -> bool:
-        spent = time.process_time() - started > self.asked.budget
+        spent = _seconds() - started > self.asked.budget
         if spent:
             budget = f"{self.asked.budget:g} s of the processor"
             self.notes[f"budget: {budget} are spent; {left} cases or more were not tried"] = None
@@ -317,7 +333,12 @@ class _Check:
         if self.failures or self.asked.reach == "sample" or {"calls", "state"} & self.asked.skip:
             return
         of_other_values = next(self.maker.accepted(values_alike(self.maker, base)), base)
-        for change, finding in calls(self.inspector, base, other, of_other_values):
+        try:
+            changed = forked(lambda: list(calls(self.inspector, base, other, of_other_values)))
+        except Crashed as error:
+            between = Surrounded("between", "other calls are made around it")
+            changed = [(between, self.inspector.crash(error))]
+        for change, finding in changed:
             case = base.but(change)
             if not self._skips(case):
                 self._add(finding, case)
@@ -350,35 +371,27 @@ class _Check:
             self._add(finding, case)
 
     def _add(self, finding: Finding, case: Case) -> None:
-        # Where fewer elements show the same, they show it sooner, and as code; float64 shows why.
-        case, finding = self._same(self.maker.smaller(case), finding) or (case, finding)
-        mistake, explanation = finding.mistake, finding.explanation
-        if finding.property in ("value", "shape", "layout", "linearity", "call", "zero"):
-            exact = case.of(in_precision(case, torch.float64).arguments)
-            shown, there = self._same(exact, finding) or (case, finding)
-            likely = likely_mistake(Evidence(self.inspector, shown, finding.input), there)
-            if likely is not None:
-                mistake, explanation = likely
-        small, at_small = shrunk(self.inspector, case, finding)
+        # Where fewer elements show the same, they show it sooner, and as code.
+        smaller = self.maker.smaller(case)
+        at_smaller = self.inspector.fails_there(smaller, finding)
+        if at_smaller is not None:
+            case, finding = smaller, at_smaller
+        likely = diagnosed(self.inspector, case, finding)
+        small, at_small, likely = shrunk(self.inspector, case, finding, likely)
         self.failures.append(
             Failure(
                 finding.property,
                 case.changes,
                 finding.input and f"d{finding.input}",
                 at_small.message,
-                mistake,
-                explanation,
+                likely.mistake if likely else finding.mistake,
+                likely.explanation if likely else finding.explanation,
                 reproduction(self.inspector, small, at_small),
                 self.maker.structures.left(case.arguments) if case.reach == "beyond" else (),
             )
         )
 
-    def _same(self, case: Case, finding: Finding) -> tuple[Case, Finding] | None:
-        """Another case with its finding, if the same property of the same gradient fails there."""
-        try:
-            for found in self.inspector.findings(case):
-                if found.fails_like(finding):
-                    return case, found
-        except Exception:  # the forward does not take it
-            pass
-        return None
+
+def _seconds() -> float:
+    """Of the processor, those of forked processes too."""
+    return sum(os.times()[:4])

@@ -1,17 +1,23 @@
 """The likely mistake behind a failure: the one that explains the whole residual.
 
 Each known mistake is tried on the right gradient, or undone on the wrong one; it is named where
-every entry then agrees. Mistakes that only some inputs show are told by what the input has that the
-caller's sample lacks.
+every entry then agrees, among other upstreams and values too. Mistakes that only some inputs show
+are told by what the input has that the caller's sample lacks. The name has to be true of the input
+shown: an input is made smaller only as far as the test that gave the name gives it still.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import NamedTuple
 
-from backprop_ops.checking.case import condition
+import torch
+
+from backprop_ops.checking.case import Case
 from backprop_ops.checking.evidence import Evidence, Likely
+from backprop_ops.checking.isolation import Crashed, forked
 from backprop_ops.checking.mistakes import (
     calls,
     factors,
@@ -23,38 +29,96 @@ from backprop_ops.checking.mistakes import (
     upstreams,
     values,
 )
-from backprop_ops.checking.properties import Finding
+from backprop_ops.checking.properties import Finding, Inspector
+from backprop_ops.checking.variations.precisions import in_precision
+from backprop_ops.leaves import replaced
 
 MOST_SECONDS = 10.0  # of the processor, for the name of one mistake
 MAKES_TIES = ("values", "inputs", "layouts")  # the families that do
+OTHER_VALUES = 2  # with which a name is confirmed
+
+Test = Callable[[Evidence], Iterator[Likely]]
+"""Yields the names of the mistakes, of those that it is for, that explain the evidence."""
 
 
-def likely_mistake(evidence: Evidence, finding: Finding) -> Likely | None:
-    """The known mistake that explains a finding; None where none does."""
-    if finding.input is None or finding.property == "call":
-        return next(calls.of_a_call(evidence, finding), None)
-    try:
-        return next(_likely(evidence, finding), None)
-    except Exception:  # a backward that does not come twice to the same
+class Diagnosis(NamedTuple):
+    """A mistake's key, a sentence on it, and the test that gave the two."""
+
+    mistake: str
+    explanation: str
+    test: Test
+
+    def again(self, inspector: Inspector, case: Case, finding: Finding) -> Diagnosis | None:
+        """What the same test says of another case that fails alike, if the name is the same."""
+        try:
+            return forked(self._again, inspector, case, finding)
+        except Crashed:
+            return None
+
+    def _again(self, inspector: Inspector, case: Case, finding: Finding) -> Diagnosis | None:
+        try:
+            for mistake, explanation in self.test(_evidence(inspector, case, finding)):
+                if mistake == self.mistake:
+                    return Diagnosis(mistake, explanation, self.test)
+        except Exception:  # the experiment cannot be made there
+            pass
         return None
 
 
-def _likely(evidence: Evidence, finding: Finding) -> Iterator[Likely]:
+def diagnosed(inspector: Inspector, case: Case, finding: Finding) -> Diagnosis | None:
+    """The known mistake that explains a finding; None where none does."""
+    if finding.mistake is not None and finding.property in ("call", "count"):
+        return None
+    evidence = _evidence(inspector, case, finding)
+    others = _elsewhere(inspector.quiet(), case, finding)
+    started = time.process_time()
+    for test in _tests(evidence, finding):
+        try:
+            for mistake, explanation in test(evidence):
+                likely = Diagnosis(mistake, explanation, test)
+                if all(likely.again(inspector, *other) for other in others):
+                    return likely
+        except Exception:  # an experiment that cannot be made on these inputs
+            continue
+        if time.process_time() - started > MOST_SECONDS:
+            return None
+    return None
+
+
+def _evidence(inspector: Inspector, case: Case, finding: Finding) -> Evidence:
+    """In float64 where it fails there too, which shows why."""
+    exact = case.of(in_precision(case, torch.float64).arguments)
+    shows = finding.input is not None and inspector.fails_there(exact, finding) is not None
+    return Evidence(inspector, exact if shows else case, finding.input)
+
+
+def _elsewhere(quiet: Inspector, case: Case, finding: Finding) -> list[tuple[Case, Finding]]:
+    """The case with other upstreams, and among other values too, as far as it fails alike there."""
+    cases = [replace(case, seed=case.seed + 1000)]
+    for seed in range(OTHER_VALUES):
+        generator = torch.Generator().manual_seed(seed)
+        leaves = quiet.pair.leaves(case.arguments)
+        moved = {
+            name: x * (1 + 0.5 * torch.rand(x.shape, generator=generator).to(x.device, x.dtype))
+            for name, x in leaves.items()
+        }
+        cases.append(cases[0].of(replaced(case.arguments, moved)))
+    found = [(other, quiet.fails_there(other, finding)) for other in cases]
+    return [(other, there) for other, there in found if there is not None]
+
+
+def _tests(evidence: Evidence, finding: Finding) -> tuple[Test, ...]:
+    """The tests that a failure calls for, the surest first."""
+    if finding.property == "call" and finding.mistake is None:
+        return (calls.of_a_call,)
     if finding.property == "shape":
-        if evidence.case.family == "options":
-            when = condition(evidence.case.changes)
-            yield "option-ignored", f"{evidence.name} has the wrong shape {when}"
-        yield from sizes.of_the_shape(evidence)
-        return
-    if finding.property == "layout":
-        return
-    if finding.property in ("zero", "linearity"):
-        return
+        return (options.of_the_shape, sizes.of_the_shape)
+    if finding.property != "value" or finding.input is None:
+        return ()
     judged = evidence.expected.isfinite()
     if not evidence.given[judged].isfinite().all():
-        yield from values.not_finite(evidence)
-        return
-    tests = (
+        return (values.not_finite,)
+    return (
         *((values.ties,) if evidence.case.family in MAKES_TIES else ()),
         factors.zero,
         factors.sign,
@@ -88,11 +152,3 @@ def _likely(evidence: Evidence, finding: Finding) -> Iterator[Likely]:
         values.large_numbers,
         options.sample_option,
     )
-    started = time.process_time()
-    for test in tests:
-        if time.process_time() - started > MOST_SECONDS:
-            return
-        try:
-            yield from test(evidence)
-        except Exception:  # an experiment that cannot be made on these inputs
-            continue

@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -22,10 +22,11 @@ from backprop_ops._torch import (
     lacks_precision,
     sparse_indices,
 )
-from backprop_ops.checking.acceptance import outputs_of
+from backprop_ops.checking.acceptance import accepts, outputs_of
 from backprop_ops.checking.autograd_pair import AutogradPair
 from backprop_ops.checking.case import Case, Cast, LaidOut, condition
 from backprop_ops.checking.differences import Differences
+from backprop_ops.checking.isolation import Crashed, forked
 from backprop_ops.checking.judging import (
     ALLOWED,
     Autograd,
@@ -43,8 +44,11 @@ KEPT_ROUNDINGS = 16  # of kept values, that a gradient may be off by
 STRAIGHT = 0.99  # the cosine between two steps along one direction
 WAIVED = frozenset({"purity", "repeat", "alias"})  # skipped, a backward may write and free
 LOST = 0.05  # of an output's largest entry, by which a forward is off that has lost its digits
+LEARNED = ("notes", "judged", "differenced", "left_changed", "differentiated")  # of an Inspector
 ALLOWED_APART = 64  # units of rounding by which two calls may differ, as atomics make them
 
+
+T = TypeVar("T")
 
 Property = Literal[
     "call",
@@ -163,8 +167,26 @@ class Inspector:
 
         Raises Outside where a case is none.
         """
-        found = self._first_failing(case)
+        try:
+            found = self.learning(self._of_the_case, case)
+        except Crashed as error:
+            found = [self.crash(error)]
         self.earlier = [*self.earlier[:1], dict(case.arguments)]
+        return found
+
+    def learning(self, function: Callable[..., T], *arguments: Any) -> T:
+        """What the function returns, which may run apart: what it learned comes back with it."""
+
+        def learned() -> tuple[T, dict[str, Any]]:
+            value = function(*arguments)
+            return value, {name: getattr(self, name) for name in LEARNED}
+
+        value, of_the_function = forked(learned)
+        vars(self).update(of_the_function)
+        return value
+
+    def _of_the_case(self, case: Case) -> list[Finding]:
+        found = self._first_failing(case)
         of_values = bool(found) and found[0].property in ("value", "linearity", "zero")
         if of_values and case.reach == "beyond" and self._is_lost(case):
             raise Outside
@@ -175,6 +197,15 @@ class Inspector:
                 for finding in found
             ]
         return found
+
+    def fails_there(self, case: Case, finding: Finding) -> Finding | None:
+        """How another case fails, if it does so alike."""
+        try:
+            if accepts(self.pair, case.arguments):
+                return next((f for f in self.findings(case) if f.fails_like(finding)), None)
+        except Exception:  # made something that is no case at all
+            pass
+        return None
 
     def _is_lost(self, case: Case) -> bool:
         """Whether the forward itself has lost its digits here: of nothing a gradient is right."""
@@ -203,11 +234,20 @@ class Inspector:
                 found.append(Finding("call", None, f"{error}, at a later call", "state", LATER))
         return found
 
-    def layout(self, case: Case) -> Iterator[Finding]:
+    def crash(self, error: Crashed) -> Finding:
+        return Finding("call", None, f"{self.backward} {error}", kind="crash")
+
+    def layout(self, case: Case) -> list[Finding]:
         """Whether the gradients are those of the same numbers laid out contiguously.
 
         For a sample on which these were judged, and that is too large to judge again.
         """
+        try:
+            return forked(lambda: list(self._layout(case)))
+        except Crashed as error:
+            return [self.crash(error)]
+
+    def _layout(self, case: Case) -> Iterator[Finding]:
         call, plain = self.call(case), self.call(contiguous(case))
         expected = self.gradients(plain)
         try:

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from backprop_ops.checking.autograd_pair import AutogradPair
 from backprop_ops.checking.case import Case, Shared, Surrounded
+from backprop_ops.checking.isolation import forked
 from backprop_ops.checking.judging import Autograd
 from backprop_ops.checking.properties import Call, Finding, Inspector, global_state_kept
 from backprop_ops.checking.sizing import elements
@@ -51,7 +52,8 @@ def reproduction(inspector: Inspector, case: Case, finding: Finding) -> str:
         if not drawn:
             count = elements(case.arguments)
             return f"# {count} elements: check again with the seed of this report"
-    for by_autograd in (True, False):
+    of_a_value = finding.property in ("value", "layout") and finding.at is not None
+    for by_autograd in (True, False) if of_a_value else (False,):
         code = _Code(inspector, inspector.call(case), case, drawn)
         if by_autograd and not code.is_differentiated:
             continue
@@ -67,10 +69,14 @@ def fails(text: str, pair: Pair) -> bool:
     owner = getattr(function, "__self__", None)
     names = {pair.name: owner if isinstance(owner, type) else function}
     names[f"{pair.name}_backward"] = pair.backward
-    try:
+
+    def run() -> None:
         with global_state_kept(), torch.random.fork_rng(), torch.enable_grad():
             exec(compile(text, "<reproduce>", "exec"), names)
-    except Exception:  # the assertion, or the backward's own
+
+    try:
+        forked(run)
+    except Exception:  # the assertion, the backward's own, or a crash
         return True
     return False
 
@@ -172,20 +178,26 @@ class _Code:
         slots = self.pair.slots(self.call.arguments)
         values = {**self.call.arguments, **self.call.fields}
         values |= {f"d{name}": u.clone() for name, u in self.call.upstreams.items()}
-        try:
-            asked = inspect.signature(self.pair.backward).parameters.values()
-            keyword = inspect.Parameter.KEYWORD_ONLY
+        asked = inspect.signature(self.pair.backward).parameters.values()
+        keyword = inspect.Parameter.KEYWORD_ONLY
+
+        def count() -> int | None:
+            """How many it returns; None of a gradient that is alone."""
             with global_state_kept():
                 returned = self.pair.backward(
                     *(values[p.name] for p in asked if p.kind is not keyword),
                     **{p.name: values[p.name] for p in asked if p.kind is keyword},
                 )
+            return len(returned) if isinstance(returned, tuple) else None
+
+        try:
+            returned = forked(count)
         except Exception:  # which the code shows
             return None
-        if not isinstance(returned, tuple):
+        if returned is None:
             return f"d{slots[0]}" if len(slots) == 1 else None
         for names in (slots, self.pair.inputs):
-            if len(names) == len(returned):
+            if len(names) == returned:
                 return ", ".join(f"d{name}" for name in names) + "," * (len(names) == 1)
         return None
 
@@ -212,12 +224,19 @@ class _Code:
         }
         if finding.property in told:
             says, holds = told[finding.property]
+            sequence, bracket, _ = str(name).partition("[")
+            if bracket and finding.property == "count":
+                count = len(self.call.arguments[sequence.removeprefix("d")])
+                return [called, f'assert len({sequence}) == {count}, f"{name} is missing"']
             if finding.kind == "must be None":
                 says, holds = "is not None", f"{name} is None"
             return [called, f'assert {holds}, f"{name} {says}: {{{name}}}"']
         if finding.property == "zero":
             zeros = f"{self.targets} = {self.backward('torch.zeros_like({})')}"
-            return [zeros, f'assert not {name}.any(), f"{name} of a zero upstream is {{{name}}}"']
+            before = [called] if finding.mistake == "state" else []
+            there = f"{name} is not None and " * (finding.mistake == "none-gradient")
+            text = f"{name} of a zero upstream is {{{name}}}"
+            return [*before, zeros, f'assert {there}not {name}.any(), f"{text}"']
         if finding.property == "linearity":
             return [
                 called,
@@ -260,10 +279,14 @@ class _Code:
         if finding.kind == "requires grad":
             return [called, f'assert not {written}.requires_grad, "{written} requires a gradient"']
         call = f"result = {self.forward()}" if finding.kind == "forward" else called
+        text = f"{written} was {{before}}, is {{{written}}}"
+        if isinstance(self.call.arguments.get(written), (list, tuple, dict)):
+            before, same = f"copy.deepcopy({written})", f"{written} == before"
+            return ["import copy", f"before = {before}", call, f'assert {same}, f"{text}"']
         return [
             f"before = {written}.detach().clone()",
             call,
-            f'assert torch.equal({written}, before), f"{written} was {{before}}, is {{{written}}}"',
+            f'assert torch.equal({written}, before), f"{text}"',
         ]
 
     def _of_an_alias(self, finding: Finding, name: str, called: str) -> list[str]:

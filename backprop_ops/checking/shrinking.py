@@ -9,8 +9,8 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from backprop_ops.checking.acceptance import accepts
 from backprop_ops.checking.case import Case, UpstreamMade
+from backprop_ops.checking.diagnosis import Diagnosis
 from backprop_ops.checking.properties import Finding, Inspector
 from backprop_ops.checking.sizing import cut, elements, groups, size_of
 from backprop_ops.leaves import replaced
@@ -21,39 +21,30 @@ MOST_SECONDS = 5.0  # of the processor
 MOST_ELEMENTS = 2**14  # of a case that is tried so often
 
 
-def shrunk(inspector: Inspector, case: Case, finding: Finding) -> tuple[Case, Finding]:
-    """The case made smaller for as long as the same property fails, and how it fails there.
+def shrunk(
+    inspector: Inspector, case: Case, finding: Finding, likely: Diagnosis | None
+) -> tuple[Case, Finding, Diagnosis | None]:
+    """The case made smaller for as long as it fails alike and by the same mistake.
 
     Greedy: sizes down, values towards small integers, the upstream towards one-hot.
     """
     quiet = inspector.quiet()
-
-    def fails(candidate: Case) -> Finding | None:
-        try:
-            if not accepts(inspector.pair, candidate.arguments):
-                return None
-            for found in quiet.findings(candidate):
-                if found.fails_like(finding):
-                    return found
-        except Exception:  # made something that is no case at all
-            return None
-        return None
-
     tries, started = 0, time.process_time()
     if finding.property == "state" or elements(case.arguments) > MOST_ELEMENTS:
-        return case, finding
+        return case, finding, likely
     improved = True
     while improved:
         improved = False
         for candidate in _candidates(inspector.pair, case):
             tries += 1
             if tries > MOST_TRIES or time.process_time() - started > MOST_SECONDS:
-                return case, finding
-            found = fails(candidate)
-            if found is not None:
-                case, finding, improved = candidate, found, True
+                return case, finding, likely
+            found = quiet.fails_there(candidate, finding)
+            named = found and likely and likely.again(inspector, candidate, found)
+            if found is not None and (likely is None or named is not None):
+                case, finding, likely, improved = candidate, found, named, True
                 break
-    return case, finding
+    return case, finding, likely
 
 
 def _candidates(pair: Pair, case: Case) -> Iterator[Case]:
@@ -65,11 +56,15 @@ def _candidates(pair: Pair, case: Case) -> Iterator[Case]:
             for other in sorted({1, 2, size // 2, size - 1}):
                 if 0 < other < size:
                     yield case.of(cut(arguments, part, other))
-    if not any(change.makes_upstreams for change in case.changes):
-        for make in (_first_hot, torch.ones_like):
-            yield replace(case, changes=(UpstreamMade("simpler", make), *case.changes))
+    made = [change for change in case.changes if change.makes_upstreams]
+    for change in made:
+        is_simple = isinstance(change, UpstreamMade) and change.make in SIMPLER
+        if change is not case.last and not is_simple:
+            yield replace(case, changes=tuple(c for c in case.changes if c is not change))
+    for make in SIMPLER if not made else ():
+        yield replace(case, changes=(UpstreamMade("simpler", make), *case.changes))
     for name, leaf in pair.leaves(arguments).items():
-        simpler = [torch.zeros_like(leaf), torch.ones_like(leaf), leaf.round()]
+        simpler = [torch.zeros_like(leaf), torch.ones_like(leaf), leaf.round() + 0]  # no -0
         simpler += [(leaf * 10).round() / 10]
         for i in range(leaf.numel() if leaf.numel() <= 8 else 0):
             for number in (0.0, 1.0):
@@ -92,3 +87,6 @@ def _first_hot(upstream: Tensor) -> Tensor:
     hot = torch.zeros_like(upstream, memory_format=torch.contiguous_format)
     hot.view(-1)[:1] = 1
     return hot
+
+
+SIMPLER = (_first_hot, torch.ones_like)  # upstreams

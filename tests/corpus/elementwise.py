@@ -423,7 +423,7 @@ def mask_read_off_the_output(dout, out, *, p):  # an entry of x that is zero loo
     return dout * (out != 0) / (1 - p)
 
 
-@wrong(dropout, X, mask=MASK, kind=Kind.DROPOUT, mistake="factor")
+@wrong(dropout, X, mask=MASK, kind=Kind.DROPOUT, mistake=("factor", "option-ignored"))
 def survivors_not_scaled_up(dout, *, mask):
     return dout * mask
 

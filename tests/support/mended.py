@@ -13,18 +13,24 @@ from backprop_ops.leaves import replaced
 from backprop_ops.pair import Pair
 
 
+@torch.enable_grad()  # also of the next code: the backward may leave it off
 def run(code: str, forward: Callable[..., Any], backward: Callable[..., Any], mend: bool) -> None:
     """Run pasted code; with ``mend`` its backward is what autograd makes of the forward."""
     lines = [line for line in code.splitlines() if not line.startswith("from ")]
     result = next(line for line in lines if line.startswith("result = "))
     name = result.removeprefix("result = ").partition("(")[0]
     names: dict[str, Any] = {name: forward}
-    names[f"{name}_backward"] = _by_autograd(forward, backward, names) if mend else backward
+    in_a_tuple = f", = {name}_backward(" in code
+    mended = _by_autograd(forward, backward, names, in_a_tuple) if mend else backward
+    names[f"{name}_backward"] = mended
     exec("\n".join(lines), names)
 
 
 def _by_autograd(
-    forward: Callable[..., Any], backward: Callable[..., Any], names: dict[str, Any]
+    forward: Callable[..., Any],
+    backward: Callable[..., Any],
+    names: dict[str, Any],
+    in_a_tuple: bool,
 ) -> Callable[..., Any]:
     """A backward with the same parameters; the inputs are those of the code that calls it."""
 
@@ -48,7 +54,7 @@ def _by_autograd(
             for (name, leaf), gradient in zip(leaves.items(), gradients, strict=True)
         }
         slots = tuple(_slot(name, arguments[name], found) for name in pair.slots(arguments))
-        return slots if len(slots) > 1 else slots[0]
+        return slots if len(slots) > 1 or in_a_tuple else slots[0]
 
     return mended
 

@@ -13,7 +13,7 @@ def unexplained() -> AbstractContextManager[Any]:
     """Reports whose failures have no mistake and no code, at the input that failed first."""
     return patch.multiple(
         checker,
-        likely_mistake=lambda *_: None,
-        shrunk=lambda _, case, finding: (case, finding),
+        diagnosed=lambda *_: None,
+        shrunk=lambda _, *found: found,
         reproduction=lambda *_: "",
     )

@@ -10,13 +10,10 @@ from torch import Tensor
 
 from backprop_ops.checking.case import Resized, condition
 from backprop_ops.checking.evidence import Evidence, Likely
-from backprop_ops.checking.properties import Finding
 
 
-def of_a_call(evidence: Evidence, finding: Finding) -> Iterator[Likely]:
+def of_a_call(evidence: Evidence) -> Iterator[Likely]:
     case = evidence.case
-    if finding.mistake is not None:
-        return
     if isinstance(case.last, Resized) and case.last.size == 1:
         yield "size-one", "a dimension of size 1 is taken for one that is not there"
     elif case.family == "sizes":

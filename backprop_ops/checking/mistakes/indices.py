@@ -10,39 +10,49 @@ from torch import Tensor
 from backprop_ops.checking.case import Indexed, condition
 from backprop_ops.checking.evidence import Evidence, Likely, ratio_of
 from backprop_ops.checking.mistakes.upstreams import upstream_off_by_one
-from backprop_ops.checking.sizing import cut, groups
 from backprop_ops.checking.variations.indices import names_ignored
-from backprop_ops.leaves import Arguments
+
+MOST_INDICES = 4096  # each is compared with each
 
 
 def repeated(evidence: Evidence) -> Iterator[Likely]:
-    """Right as soon as no index comes twice."""
-    case, name = evidence.case, evidence.name
-    for option, index in case.arguments.items():
+    """As if of equal numbers only the first, or the last, sent its upstream back."""
+    call, name = evidence.call, evidence.name
+    for option, index in call.arguments.items():
         if not isinstance(index, Tensor) or index.is_floating_point() or index.dtype == torch.bool:
             continue
-        if index.numel() < 2 or len(torch.unique(index)) == index.numel():
-            continue
-        # Two rows at least, since of one row every mean is right. There may be too few classes.
-        fewer = [
-            cut(case.arguments, group, 2)
-            for group in groups(case.arguments)
-            if (option, 0) in group and index.shape[0] > 2
-        ]
-        if (isinstance(case.last, Indexed) and case.last.repeats) or any(
-            evidence.holds(case.of(_distinct(arguments, option)))
-            for arguments in (case.arguments, *fewer)
-        ):
-            yield (
-                "repeated-index",
-                f"{name} is right while no number in {option} comes twice: add, not assign",
-            )
+        for kept in _first_and_last(index):
+            upstreams = {
+                output: torch.where(_reaching(kept, upstream), upstream, 0)
+                for output, upstream in call.upstreams.items()
+                if upstream.shape[: index.dim()] == index.shape
+            }
+            if not upstreams:
+                continue
+            judge = evidence.inspector.judge(call.arguments, {**call.upstreams, **upstreams})
+            if evidence.like_given(judge.expected[str(evidence.leaf)]):
+                yield (
+                    "repeated-index",
+                    f"{name} is right while no number in {option} comes twice: add, not assign",
+                )
 
 
-def _distinct(arguments: Arguments, option: str) -> Arguments:
-    index = arguments[option]
-    distinct = torch.arange(index.numel(), device=index.device, dtype=index.dtype)
-    return {**arguments, option: distinct.reshape(index.shape)}
+def _first_and_last(index: Tensor) -> Iterator[Tensor]:
+    """Where each number comes last, and first: of all, and along each dimension, as for gather."""
+    if index.numel() > MOST_INDICES:
+        return
+    for d in (None, *range(index.dim() if index.dim() > 1 else 0)):
+        lines = index.flatten() if d is None else index.movedim(d, -1)
+        equal = lines[..., :, None] == lines[..., None, :]
+        places = torch.arange(lines.shape[-1], device=index.device)
+        for others in (places > places[:, None], places < places[:, None]):
+            kept = ~(equal & others).any(-1)
+            if not kept.all():
+                yield kept.reshape(index.shape) if d is None else kept.movedim(-1, d)
+
+
+def _reaching(kept: Tensor, upstream: Tensor) -> Tensor:
+    return kept.reshape(*kept.shape, *[1] * (upstream.dim() - kept.dim()))
 
 
 def ignored_rows(evidence: Evidence) -> Iterator[Likely]:

@@ -24,9 +24,9 @@ def option(evidence: Evidence) -> Iterator[Likely]:
         if isinstance(value, bool):
             others = [not value]
         elif isinstance(value, int):
-            others = [value - 1, value + 1, 0, 1]
+            others = [-value, value - 1, value + 1, 0, 1]
         elif isinstance(value, float):
-            others = [0.0, 1.0, value * 1.5, value / 2, value / 1.5, value * 2]
+            others = [0.0, 1.0, 1 - value, value * 1.5, value / 2, value / 1.5, value * 2]
         elif isinstance(value, str):
             others = ["mean", "sum"]
         elif isinstance(value, Tensor):
@@ -43,8 +43,18 @@ def option(evidence: Evidence) -> Iterator[Likely]:
                     yield "eps", f"{name} is what {option}={other!r} would give"
                 if option in ("correction", "unbiased", "ddof"):
                     yield "bessel", f"{name} is what {option}={other!r} would give"
+                if type(value) is int and other == -value < 0:  # -1 may be the last dimension
+                    yield "sign", f"{name} is what {option}={other!r} would give"
                 shown = other if not isinstance(other, Tensor) else f"{other.flatten()[0]:g}"
                 yield "option-ignored", f"{name} is what {option}={shown} would give"
+
+
+def of_the_shape(evidence: Evidence) -> Iterator[Likely]:
+    """The shape of the sample's option, which the backward does not ask for."""
+    change = evidence.case.last
+    if isinstance(change, OptionSet) and change.option not in evidence.inspector.pair.saved:
+        when = condition(evidence.case.changes)
+        yield "option-ignored", f"{evidence.name} has the wrong shape {when}"
 
 
 def sample_option(evidence: Evidence) -> Iterator[Likely]:

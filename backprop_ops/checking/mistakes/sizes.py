@@ -23,16 +23,15 @@ def of_the_shape(evidence: Evidence) -> Iterator[Likely]:
     given, expected, name = evidence.given, evidence.expected, evidence.name
     if given.numel() == expected.numel() and evidence.right(given.reshape(expected.shape)):
         yield "shape", f"{name} has the right numbers; reshape it to the shape of its input"
-    dims = [d for d in range(expected.dim()) if expected.shape[d] == 1]
+    extra = given.dim() - expected.dim()
     try:
         if evidence.right(sum_to(given, expected.shape)):
-            extra = list(range(given.dim() - expected.dim())) + [
-                d + given.dim() - expected.dim() for d in dims
-            ]
-            where = " and ".join(map(str, extra))
+            ones = [d + extra for d, size in enumerate(expected.shape) if size == 1]
+            summed = [*range(extra), *(d for d in ones if given.shape[d] > 1)]
+            where = f"dimension{'s' * (len(summed) > 1)} {' and '.join(map(str, summed))}"
             yield (
                 "missing-reduction",
-                f"{name} agrees if you sum over dimension {where}: the broadcast was not undone",
+                f"{name} agrees if you sum over {where}: the broadcast was not undone",
             )
     except (RuntimeError, ValueError):
         pass
@@ -42,8 +41,13 @@ def of_the_shape(evidence: Evidence) -> Iterator[Likely]:
     for other, value in evidence.judge.expected.items():
         if other != evidence.leaf and value.shape == given.shape and torch.allclose(value, given):
             yield "swapped-inputs", f"what was returned for {name} is d{other}: two are exchanged"
-    if given.numel() > expected.numel():
-        yield "missing-reduction", f"{name} has more entries than its input: a sum is missing"
+    if given.dim() > expected.dim():
+        yield "missing-reduction", f"{name} has more dimensions than its input: a sum is missing"
+    elif given.dim() == expected.dim():
+        for d, (got, right) in enumerate(zip(given.shape, expected.shape, strict=True)):
+            if got != right:
+                text = f"{name} has {got} along dimension {d}, and its input has {right}"
+                yield "shape", text
 
 
 def size(evidence: Evidence) -> Iterator[Likely]:
@@ -115,12 +119,23 @@ def block(evidence: Evidence) -> Iterator[Likely]:
         n = evidence.given.shape[d]
         wrong = (evidence.residual.abs() > evidence.slack).movedim(d, 0).reshape(n, -1).any(1)
         places = wrong.nonzero().flatten().tolist()
-        if places and places[0] >= 4 and n > 4:
+        if places and places[0] >= 4 and n > 4 and _right_up_to(evidence, d, places[0]):
             yield (
                 "hard-coded-size",
                 f"{evidence.name} is wrong from place {places[0]} of dimension {d} on: a block's "
                 f"size is taken for the dimension's",
             )
+
+
+def _right_up_to(evidence: Evidence, d: int, size: int) -> bool:
+    """Whether all is right where the dimension, and what goes with it, is no longer than that."""
+    place = (str(evidence.leaf), d)
+    arguments = evidence.case.arguments
+    whole = next(group for group in groups(arguments) if place in group)
+    return any(
+        accepts(evidence.inspector.pair, shorter) and evidence.holds(evidence.case.of(shorter))
+        for shorter in (cut(arguments, group, size) for group in (whole, [place]))
+    )
 
 
 def axis(evidence: Evidence) -> Iterator[Likely]:

@@ -12,6 +12,8 @@ from backprop_ops.checking.evidence import Evidence, Likely, relative
 from backprop_ops.checking.judging import ALLOWED
 from backprop_ops.leaves import replaced
 
+ROUGH = 0.2  # of an error, that moves with inputs one per cent apart: so a formula's does not
+
 
 def not_finite(evidence: Evidence) -> Iterator[Likely]:
     given, name = evidence.given, evidence.name
@@ -148,9 +150,25 @@ def coarse(evidence: Evidence) -> Iterator[Likely]:
         units = evidence.judge.allowed(str(evidence.leaf), dtype) / ALLOWED[dtype.itemsize]
         if relative(evidence.residual, evidence.expected) > 8 * eps:
             continue
-        if (error <= 4 * units + 64 * torch.finfo(dtype).tiny).all():
+        near = error <= 4 * units + 64 * torch.finfo(dtype).tiny
+        if near.all() and _is_rounding(evidence):
             what = str(dtype).removeprefix("torch.")
             yield "dtype", f"{evidence.name} has the digits of {what}: it is worked out in {what}"
+
+
+def _is_rounding(evidence: Evidence) -> bool:
+    """Whether the error is another one at inputs a little apart, as that of a formula is not."""
+    leaves = evidence.inspector.pair.leaves(evidence.case.arguments)
+    generator = torch.Generator().manual_seed(0)
+    apart = {
+        name: x * (1 + 0.01 * torch.rand(x.shape, generator=generator).to(x.device, x.dtype))
+        for name, x in leaves.items()
+    }
+    other = evidence.error_of(evidence.case.of(replaced(evidence.case.arguments, apart)))
+    if other is None:
+        return False
+    moved = (other[0] - evidence.residual).abs().nan_to_num(0).sum()
+    return bool(moved > ROUGH * evidence.residual.abs().sum())
 
 
 def large_numbers(evidence: Evidence) -> Iterator[Likely]:
