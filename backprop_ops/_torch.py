@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch._decomp import decomposition_table
 from torch._functorch.utils import unwrap_dead_wrappers
+from torch._library.custom_ops import CustomOpDef
 from torch.utils._python_dispatch import TorchDispatchMode
 
 
@@ -77,6 +78,11 @@ def is_zero_tensor(x: Tensor) -> bool:
 def sparse_indices(x: Tensor) -> Tensor:
     """The indices of a sparse tensor; torch would write where they say, to sort them."""
     return x._indices()
+
+
+def as_written(function: Any) -> Any:
+    """The function that a custom op was made of; any other function itself."""
+    return function._init_fn if isinstance(function, CustomOpDef) else function
 
 
 def operation_name(node: Any) -> str:

@@ -184,6 +184,12 @@ class Pair:
         inputs = [arguments[name] for name in self.inputs]
         return self.forward(*inputs, **{name: arguments[name] for name in self.options})
 
+    @property
+    def backward_name(self) -> str:
+        """The backward's own name, or one made of the forward's for a lambda."""
+        own = function_name(self.backward)
+        return own if own.isidentifier() else f"{self.name}_backward"
+
     def leaves(self, arguments: Mapping[str, Any]) -> dict[str, Tensor]:
         """Every tensor that has a gradient, by name: ``x``, and ``xs[0]`` in a sequence ``xs``."""
         slots = by_leaf({name: arguments[name] for name in self.slots(arguments)})

@@ -24,6 +24,7 @@ PARTS: dict[str, Callable[[], str]] = {
     "departures": parity.departures,
     "exactness": parity.exactness,
     "reports": reports.reports,
+    "students": reports.students,
 }
 PART = re.compile(r"<!-- (\w+) -->\n(.*?)<!-- /\1 -->", re.DOTALL)
 

@@ -61,12 +61,13 @@ def test_every_part_is_on_a_page() -> None:
     assert sorted(re.findall(r"<!-- /(\w+) -->", text)) == sorted(PARTS)
 
 
-def test_ten_wrong_pairs() -> None:
-    sections = (ROOT / "docs" / "reports.md").read_text("utf-8").split("\n## ")[1:]
-    assert len(sections) == 10
-    for section in sections:
-        assert "_backward: wrong " in section
-        assert "\nlikely mistake (" in section
+def test_ten_wrong_pairs_and_ten_students() -> None:
+    page = (ROOT / "docs" / "reports.md").read_text("utf-8")
+    pairs_of_ours, of_students = (half.split("\n## ")[1:] for half in page.split("\n# Ten of"))
+    assert len(pairs_of_ours) == len(of_students) == 10
+    for section in pairs_of_ours + of_students:
+        assert ": wrong " in section
+    assert all("\nlikely mistake (" in section for section in pairs_of_ours)
 
 
 def test_an_option_that_no_sample_sets(monkeypatch: pytest.MonkeyPatch) -> None:

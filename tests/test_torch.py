@@ -350,3 +350,8 @@ def test_a_function_applied_to_what_a_transform_has_left() -> None:
 def test_indices_of_a_sparse_tensor() -> None:
     x = torch.sparse_coo_tensor([[2, 0, 2]], [1.0, 2.0, 3.0], (3,), check_invariants=True)
     assert _torch.sparse_indices(x).tolist() == [[2, 0, 2]]
+
+
+def test_the_function_that_a_custom_op_was_made_of() -> None:
+    assert _torch.as_written(without_formula).__name__ == "without_formula"
+    assert _torch.as_written(torch.sin) is torch.sin

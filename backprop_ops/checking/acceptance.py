@@ -5,9 +5,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from backprop_ops.checking.isolation import forked
+from backprop_ops.checking.isolation import Crashed, forked
 from backprop_ops.leaves import Arguments
 from backprop_ops.pair import Pair
+
+
+class OutsideDomain(ValueError):  # noqa: N818  # a fact about arguments, seen by no user
+    """The domain's predicate says no."""
 
 
 def outputs_of(pair: Pair, arguments: Arguments) -> dict[str, Tensor]:
@@ -22,16 +26,24 @@ def _outputs_of(pair: Pair, arguments: Arguments) -> dict[str, Tensor]:
 
 def accepts(pair: Pair, arguments: Arguments) -> bool:
     """Whether the forward makes something finite of the arguments."""
+    return refusal(pair, arguments) is None
+
+
+def refusal(pair: Pair, arguments: Arguments) -> str | None:
+    """Why the forward makes nothing finite of the arguments, as ``raises ValueError``."""
     try:
-        outputs = outputs_of(pair, arguments)
-        return all(
-            isinstance(output, Tensor)
-            and output.is_floating_point()
-            and bool(output.isfinite().all())
-            for output in outputs.values()
+        outputs = outputs_of(pair, arguments).values()
+    except Crashed as error:
+        return str(error)
+    except Exception as error:  # it does not take them: nothing to ask of the backward
+        return (
+            "is outside of its domain"
+            if isinstance(error, OutsideDomain)
+            else f"raises {type(error).__name__}"
         )
-    except Exception:  # it does not take them: nothing to ask of the backward
-        return False
+    if not all(isinstance(x, Tensor) and x.is_floating_point() for x in outputs):
+        return "gives no floating Tensor"
+    return None if all(bool(x.isfinite().all()) for x in outputs) else "gives inf or nan"
 
 
 def same_outputs(pair: Pair, arguments: Arguments, others: Arguments) -> bool:

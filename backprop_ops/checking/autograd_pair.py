@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from backprop_ops._torch import as_written
 from backprop_ops.leaves import mapped, parts, replaced, takes_gradient
 from backprop_ops.pair import Pair, function_name, make_record
 
@@ -107,8 +108,9 @@ def pair_of(function: Callable[..., Any]) -> Pair | None:
 
 def _name(function: Callable[..., Any]) -> str:
     owner = getattr(function, "__self__", None)
-    is_function = isinstance(owner, type) and issubclass(owner, torch.autograd.Function)
-    return owner.__name__ if is_function else function_name(function)  # type: ignore[union-attr]
+    if isinstance(owner, type) and issubclass(owner, torch.autograd.Function):
+        return owner.__name__
+    return function_name(as_written(function))
 
 
 def _inputs(function: Callable[..., Any], count: int) -> tuple[str, ...]:
@@ -116,10 +118,12 @@ def _inputs(function: Callable[..., Any], count: int) -> tuple[str, ...]:
     owner = getattr(function, "__self__", None)
     if isinstance(owner, type) and issubclass(owner, torch.autograd.Function):
         names = list(inspect.signature(owner.forward).parameters)
-        names = names[len(names) - count :]  # without ctx, where it takes one
+        if owner.setup_context is torch.autograd.Function.setup_context:
+            del names[:1]  # ctx
+        names = names[:count]  # others have defaults
     else:
         try:
-            parameters = inspect.signature(function).parameters.values()
+            parameters = inspect.signature(as_written(function)).parameters.values()
         except ValueError:  # most of what is written in C
             parameters = {}.values()
         positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)

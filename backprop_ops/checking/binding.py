@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from backprop_ops import context
-from backprop_ops.checking.acceptance import outputs_of
+from backprop_ops.checking.acceptance import OutsideDomain, outputs_of
 from backprop_ops.checking.autograd_pair import autograd_pair, pair_of
 from backprop_ops.checking.case import FAMILIES, REACHES, Reach
 from backprop_ops.checking.isolation import Crashed, forked
@@ -268,10 +268,6 @@ def _asked_by_name(function: Callable[..., Any], known: Iterable[str]) -> tuple[
     return names if fits and names else None
 
 
-class _OutsideDomain(ValueError):  # noqa: N818  # a fact about arguments, seen by no user
-    """The domain's predicate says no."""
-
-
 def _guarded(pair: Pair, inside: Callable[[Arguments], bool] | None) -> Pair:
     """The pair, whose forward raises outside of the domain."""
     if inside is None:
@@ -281,7 +277,7 @@ def _guarded(pair: Pair, inside: Callable[[Arguments], bool] | None) -> Pair:
     @functools.wraps(plain)
     def forward(*inputs: Any, **options: Any) -> Any:
         if not inside({**dict(zip(pair.inputs, inputs, strict=True)), **options}):
-            raise _OutsideDomain
+            raise OutsideDomain
         return plain(*inputs, **options)
 
     return replace(pair, forward=forward)

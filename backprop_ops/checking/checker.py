@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import difflib
 import os
+import warnings
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import replace
@@ -33,6 +35,8 @@ from backprop_ops.checking.variations.values import values_alike
 from backprop_ops.comparison import Comparison
 from backprop_ops.leaves import copied
 from backprop_ops.pair import Pair
+
+MANY_OUTSIDE = 0.1  # of the cases, from where on a note counts them
 
 
 def check(
@@ -78,7 +82,8 @@ def check(
 
     Raises PairError where the two are no pair, TypeError or ValueError where the sample is none.
     """
-    with isolating(isolate):
+    with isolating(isolate), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of inputs that the caller does not send
         asked = question(
             forward,
             backward,
@@ -150,10 +155,13 @@ class _Check:
             asked.maps,
             asked.fixed,
             sentinels=self._differentiates(asked.pair),
+            reference=asked.oracle.compared,
             dtypes=asked.dtypes,
         )
         self.skipped: set[str] = set()
         self.tried: dict[str, None] = {}  # variations by their text, those that were skipped too
+        self.asked_of: Counter[str | None] = Counter()  # cases, by family
+        self.outside: Counter[str] = Counter()  # those among them, by the reason
         self.failures: list[Failure] = []
         self.notes: dict[str, None] = {}
 
@@ -182,6 +190,8 @@ class _Check:
         self._ask(sample)
         if not self.failures:  # what fails on the sample itself fails on most variations of it too
             self._ask_variations(sample)
+        if not self.failures:
+            self._note_outside()
         for name in sorted(self.skipped | asked.skip.intersection(PROPERTIES)):
             self.notes[f"skipped: {name}"] = None
         for name in sorted(asked.skip.difference(self.skipped, PROPERTIES, FAMILIES)):
@@ -199,7 +209,7 @@ class _Check:
         for name in vacuous:
             self.notes[f"vacuous: nothing proves {name}; {why}"] = None
         notes = (*self.notes, *self.inspector.notes.values())
-        name = f"{self.pair.name}_backward"
+        name = self.pair.backward_name
         comparisons = tuple(self._as_judged(row) for row in comparisons)
         return Report(name, comparisons, tuple(self.failures), notes, asked.seed, vacuous)
 
@@ -213,18 +223,21 @@ class _Check:
     def _comparisons(self, sample: Case) -> tuple[Comparison, ...]:
         """The rows: each gradient against the judge's, on the sample in its own precision."""
         call = self.inspector.call(sample)
-        expected: dict[str, Tensor]
+        leaves, unsaid = self.pair.leaves(call.arguments), False
         try:
             if self.asked.oracle.differentiated is None:
                 raise Undifferentiable
             expected = autograd(self.asked.oracle.differentiated, call.arguments, call.upstreams)
         except Exception:  # no autograd, or none in this precision
-            expected = dict(self.inspector.judge(call.arguments, call.upstreams).expected)
+            judge = self.inspector.judge(call.arguments, call.upstreams)
+            expected, unsaid = dict(judge.expected), isinstance(judge, Differences)
         try:
-            gradients = self.inspector.gradients(call)
+            gradients = self.inspector.gradients(call)  # comes last: it may write to all of it
         except Exception:  # reported as a failure of `call` or `count`
             return ()
-        leaves = self.pair.leaves(call.arguments)
+        for name, value in expected.items() if unsaid else ():  # of entries they say nothing of
+            if getattr(gradients.get(name), "shape", None) == value.shape:
+                expected[name] = torch.where(value.isnan(), gradients[name], value)
         return tuple(
             Comparison.of(f"d{name}", gradients[name], value.to(leaves[name].dtype))
             for name, value in expected.items()
@@ -321,6 +334,21 @@ class _Check:
                 return
             self._ask(case)
 
+    def _note_outside(self) -> None:
+        """How many cases lie outside of what the forward and its judge take, and what of them."""
+        refused = self.maker.refused
+        reasons = self.outside + Counter()
+        for (_, why), count in refused.items():
+            reasons[f"the forward {why}"] += count
+        cases = self.asked_of.total() + refused.total()
+        if reasons.total() > MANY_OUTSIDE * cases:
+            why = ", ".join(f"{why} ({count})" for why, count in reasons.most_common(2))
+            self.notes[f"outside: {reasons.total()} of {cases} cases; {why}"] = None
+        untried = (family for family, _ in refused if not self.asked_of[family])
+        families = dict.fromkeys(f for f in untried if f not in self.skipped)
+        if families:  # of which nothing at all was tried
+            self.notes[f"not tried: {', '.join(map(str, families))}; none is accepted"] = None
+
     def _is_spent(self, started: float, left: int) -> bool:
         spent = _seconds() - started > self.asked.budget
         if spent:
@@ -363,9 +391,12 @@ class _Check:
         return bool(skipped)
 
     def _ask(self, case: Case) -> None:
+        self.asked_of[case.family] += 1
         try:
             findings = self.inspector.findings(case)
-        except Outside:
+        except Outside as error:
+            why = type(error.__cause__).__name__ if error.__cause__ else "lost digits"
+            self.outside[f"its gradient raises {why}"] += 1
             return
         for finding in findings:
             self._add(finding, case)

@@ -26,6 +26,7 @@ LAST_STEP = 2.0**-16  # of a size, which has to make a difference to it
 LEAST = 1e-100  # below which a number counts as zero, of which nothing can be halved so often
 ENTRIES = 24  # of a leaf that are judged one by one; the others along directions
 RESOLVED = 0.25  # of a slope: what two quotients may differ by that the next step is half of
+NEAR = 1e-3  # of a slope: what the last quotient of all may differ by from it
 ENOUGH = 1e-10  # of a slope: an error at which the steps need not be halved further
 DIRECTIONS = 3
 ERRORS = 100  # times the estimated error that a right gradient may be off
@@ -66,7 +67,7 @@ class Differences:
         if step > 1:  # as long as an oscillation may be
             return Slope(math.nan, math.inf, math.nan, math.nan)
         here = self._outputs({})
-        noise = torch.finfo(x.dtype).eps * sum(
+        noise = self._eps * sum(
             (self._upstreams[name] * out).abs().nan_to_num(0).sum().item()
             for name, out in here.items()
         )
@@ -102,13 +103,36 @@ class Differences:
         stays = gaps[-1] > 0.7 * gaps[-2] and gaps[-1] > 1e-4 * (abs(left) + abs(right))
         if stays and gaps[-1] > ALLOWED[8] * noise / (step / 2**STEPS):
             return Slope(tableau[-1][0], gaps[-1] * 1e-2, min(left, right), max(left, right))
-        # What saturates has no slope at any step until one is short enough.
-        beside = abs(tableau[-1][0] - best) > RESOLVED * abs(best) + ERRORS * noise / (step / 2**k)
+        # What saturates has no slope at any step until one is short enough, and what has a kink
+        # nearby has another one there.
+        near = RESOLVED if k < STEPS - 1 else NEAR
+        beside = abs(tableau[-1][0] - best) > near * abs(best) + ERRORS * noise / (step / 2**k)
         return (
             Slope(math.nan, math.inf, math.nan, math.nan)
             if beside
             else Slope(best, error, best, best)
         )
+
+    @cached_property
+    def _eps(self) -> float:
+        """The eps of the outputs: that of float32 where the forward computes in it throughout."""
+        own = max(torch.finfo(x.dtype).eps for x in self._leaves.values())
+        here = self._outputs({})
+        for size in (1e-5, 1e-2):
+            generator = torch.Generator().manual_seed(0)
+            moved = {
+                name: x + size * torch.rand(x.shape, generator=generator).to(x) * x.abs().clamp(1)
+                for name, x in self._leaves.items()
+            }
+            try:
+                there = self._outputs(moved)
+            except Exception:  # at the edge of the domain
+                continue
+            changed = torch.cat([out[out != here[name]].flatten() for name, out in there.items()])
+            if changed.numel():
+                short = torch.equal(changed, changed.float().double())
+                return max(own, torch.finfo(torch.float32).eps) if short else own
+        return own
 
     @cached_property
     def expected(self) -> Leaves:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import random
 import sys
@@ -23,6 +24,7 @@ from backprop_ops._torch import (
     sparse_indices,
 )
 from backprop_ops.checking.acceptance import accepts, outputs_of
+from backprop_ops.checking.allowances import ALLOWANCES, Off
 from backprop_ops.checking.autograd_pair import AutogradPair
 from backprop_ops.checking.case import Case, Cast, LaidOut, condition
 from backprop_ops.checking.differences import Differences
@@ -33,14 +35,13 @@ from backprop_ops.checking.judging import (
     Judge,
     Leaves,
     Undifferentiable,
-    Verdict,
     rounding_of_outputs,
 )
+from backprop_ops.checking.numbers import number, told_apart, worst
 from backprop_ops.checking.variations.indices import holds_what_the_sample_lacks
-from backprop_ops.leaves import by_leaf, copied, in_dtype, parts, takes_gradient
+from backprop_ops.leaves import by_leaf, copied, in_dtype, parts
 from backprop_ops.pair import Pair, PairError
 
-KEPT_ROUNDINGS = 16  # of kept values, that a gradient may be off by
 STRAIGHT = 0.99  # the cosine between two steps along one direction
 WAIVED = frozenset({"purity", "repeat", "alias"})  # skipped, a backward may write and free
 LOST = 0.05  # of an output's largest entry, by which a forward is off that has lost its digits
@@ -150,7 +151,7 @@ class Inspector:
 
     @property
     def backward(self) -> str:
-        return f"{self.pair.name}_backward"
+        return self.pair.backward_name
 
     def quiet(self) -> Inspector:
         """Another that judges alike, and whose cases leave nothing behind in this one."""
@@ -436,8 +437,8 @@ class Inspector:
                 if name in moved:
                     off = torch.where(error <= units * moved[name], -torch.inf, off)
             if off.numel() and off.amax() > 0:
-                at = _worst(off)
-                got, right = _numbers(output[at], expected[at])
+                at = worst(off)
+                got, right = told_apart(output[at], expected[at])
                 message = (
                     f"{self.pair.name} and its reference differ, not the backward: {name}"
                     f"{_index(at)} is {got}, the reference's {right}"
@@ -671,9 +672,11 @@ class Inspector:
         for name in self.differenced & verdicts.keys():
             judges[name] = Differences(self.oracle.differenced, call.arguments, call.upstreams)
             verdicts[name] = judges[name].verdicts({name: values[name]})[name]
-        if any(verdict.wrong.any() for verdict in verdicts.values()):
-            verdicts = self._allowing_for_kept(call, judge, values, verdicts)
-            verdicts = self._allowing_for_digits(case, call, judge, values, verdicts)
+        off = Off(self, case, call, judge, values)
+        for allow, name in itertools.product(ALLOWANCES, verdicts):
+            wrong = verdicts[name].wrong
+            if wrong.any():
+                verdicts[name] = verdicts[name]._replace(wrong=wrong & ~allow(off, name, wrong))
         agreeing = [f"d{name}" for name, verdict in verdicts.items() if not verdict.wrong.any()]
         for name, verdict in verdicts.items():
             judge = judges[name]
@@ -682,8 +685,8 @@ class Inspector:
             if not verdict.wrong.any():
                 continue
             error = (gradient.double() - value).abs().nan_to_num(torch.inf)
-            at = _worst(torch.where(verdict.wrong, error, -1))
-            got, right = _numbers(gradient[at], value[at])
+            at = worst(torch.where(verdict.wrong, error, -1))
+            got, right = told_apart(gradient[at], value[at])
             known = not bool(value[at].isnan())
             message = f"d{name}{_index(at)} is {got}, "
             if value[at].isnan():
@@ -704,98 +707,16 @@ class Inspector:
                 source=f"{judge.source} say{'s' * (judge.source == 'autograd')}",
             )
 
-    def _allowing_for_kept(
-        self,
-        call: Call,
-        judge: Judge,
-        values: Mapping[str, Tensor],
-        verdicts: dict[str, Verdict],
-    ) -> dict[str, Verdict]:
-        """What was kept was rounded before the backward got it, which no formula can undo."""
-        moved = self._moved_by_rounding_of_kept(call)
-        for name, by in moved.items():
-            if name in verdicts and verdicts[name].wrong.any():
-                error = (values[name].double() - judge.expected[name]).abs()
-                eps = torch.finfo(values[name].dtype).eps
-                beyond = verdicts[name].wrong & ~(error <= KEPT_ROUNDINGS * eps * by)
-                verdicts[name] = verdicts[name]._replace(wrong=beyond)
-        return verdicts
-
-    def _allowing_for_digits(
-        self,
-        case: Case,
-        call: Call,
-        judge: Judge,
-        values: Mapping[str, Tensor],
-        verdicts: dict[str, Verdict],
-    ) -> dict[str, Verdict]:
-        """In float64, errors that are below the rounding of float32.
-
-        A sample of another precision has no user in float64: constants of eight digits are a note.
-        Else autograd's own constants may be the short ones, and finite differences decide.
-        """
-        for name, verdict in verdicts.items():
-            gradient, expected = values[name], judge.expected[name]
-            if gradient.dtype != torch.float64 or not verdict.wrong.any():
-                continue
-            error = (gradient - expected).abs()
-            if not (error <= judge.allowed(name, torch.float32))[verdict.wrong].all():
-                continue
-            right = False
-            if any(isinstance(change, Cast) for change in case.changes):
-                right = True
-                at = _worst(torch.where(verdict.wrong, error, -1))
-                got, said = _numbers(gradient[at], expected[at])
-                self.notes.setdefault(
-                    f"digits {name}",
-                    f"d{name} has the digits of float32 in float64 too: {got}, {judge.source} "
-                    f"says {said}",
-                )
-            elif isinstance(judge, Autograd) and not self.oracle.on_purpose:
-                other = Differences(self.oracle.differenced, call.arguments, call.upstreams)
-                right = not self._wrong(other, name, gradient)
-            if right:
-                verdicts[name] = verdict._replace(wrong=torch.zeros_like(verdict.wrong))
-        return verdicts
-
-    def _moved_by_rounding_of_kept(self, call: Call) -> Leaves:
-        """How far each entry moves, per eps, as the kept values do, all worked out in float64."""
-        kept = [f for f in call.fields if f in self.pair.saved and takes_gradient(call.fields[f])]
-        if not kept or isinstance(self.pair, AutogradPair):
-            return {}
-        size = 2.0**-30
-        moved: Leaves = {}
-        generator = torch.Generator().manual_seed(0)
-        try:
-            arguments = in_dtype(call.arguments, torch.float64)
-            upstreams = {name: u.double() for name, u in call.upstreams.items()}
-            with torch.no_grad():
-                result = self.pair.call(arguments)
-            exact = Call(arguments, result, self.pair.fields(result), upstreams)
-            here = self.gradients(exact)
-            for _ in range(4):
-                noisy = {
-                    f: exact.fields[f] * (1 + size * _signs(exact.fields[f], generator))
-                    for f in kept
-                }
-                again = noisy["out"] if isinstance(result, Tensor) else result._replace(**noisy)
-                for name, gradient in self.gradients(exact._replace(result=again)).items():
-                    by = ((gradient - here[name]).abs() / size).double().nan_to_num(0)
-                    moved[name] = torch.maximum(moved.get(name, by), by)
-        except Exception:  # not in float64, or None for a gradient
-            return {}
-        return moved
-
     def _note(self, judge: Judge, name: str, gradient: Tensor, kinks: Tensor) -> None:
         """Remember a kink, and that this leaf was judged: that zeros would have been wrong."""
         value = judge.expected[name]
         if kinks.any() and name not in self.notes:
-            at = _worst(kinks.double())
+            at = worst(kinks.double())
             least, most = (bound[at] for bound in judge.interval(name))
             self.notes[name] = (
-                f"kink: d{name}{_index(at)} got {_number(gradient[at])}, allowed "
-                f"[{_number(least)}, {_number(most)}], {judge.source} "
-                f"{'says' if judge.source == 'autograd' else 'say'} {_number(value[at])}"
+                f"kink: d{name}{_index(at)} got {number(gradient[at])}, allowed "
+                f"[{number(least)}, {number(most)}], {judge.source} "
+                f"{'says' if judge.source == 'autograd' else 'say'} {number(value[at])}"
             )
         if name not in self.judged and judge.proves(name, gradient.dtype):
             self.judged.add(name)
@@ -946,26 +867,8 @@ def dense(gradient: Any) -> Any:
     return gradient.to_dense()
 
 
-def _worst(error: Tensor) -> tuple[int, ...]:
-    return tuple(int(i) for i in torch.unravel_index(error.argmax(), error.shape))
-
-
 def _index(at: tuple[int, ...]) -> str:
     return str(list(at)) if at else ""
-
-
-def _signs(x: Tensor, generator: torch.Generator) -> Tensor:
-    return (torch.randint(0, 2, x.shape, generator=generator) * 2.0 - 1).to(x.device, x.dtype)
-
-
-def _numbers(x: Tensor, y: Tensor) -> tuple[str, str]:
-    """Two numbers with as many digits as it takes to tell them apart."""
-    pairs = ((f"{x.item():.{digits}g}", f"{y.item():.{digits}g}") for digits in range(6, 18))
-    return next((pair for pair in pairs if pair[0] != pair[1]), (_number(x), _number(y)))
-
-
-def _number(x: Tensor) -> str:
-    return f"{x.item():.6g}"
 
 
 def type_name(value: object) -> str:

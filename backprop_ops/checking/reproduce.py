@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from backprop_ops._torch import as_written
 from backprop_ops.checking.autograd_pair import AutogradPair
 from backprop_ops.checking.case import Case, Shared, Surrounded
 from backprop_ops.checking.isolation import forked
@@ -67,8 +68,8 @@ def fails(text: str, pair: Pair) -> bool:
     """Whether code fails, with the functions themselves where it cannot import them."""
     function = pair.function if isinstance(pair, AutogradPair) else pair.forward
     owner = getattr(function, "__self__", None)
-    names = {pair.name: owner if isinstance(owner, type) else function}
-    names[f"{pair.name}_backward"] = pair.backward
+    forward, backward = _names(pair)
+    names = {forward: owner if isinstance(owner, type) else function, backward: pair.backward}
 
     def run() -> None:
         with global_state_kept(), torch.random.fork_rng(), torch.enable_grad():
@@ -136,7 +137,7 @@ class _Code:
             getattr(pair.function, "__self__", None), type
         )
         given = [*pair.inputs, *(f"{name}={name}" for name in pair.options)]
-        return f"{pair.name}{'.apply' * apply}({', '.join(given)})"
+        return f"{_names(pair)[0]}{'.apply' * apply}({', '.join(given)})"
 
     def value(self, name: str) -> str:
         """An argument, or a field of the result."""
@@ -161,7 +162,7 @@ class _Code:
             text = made.get(parameter.name) or self.value(parameter.name)
             keyword = parameter.kind is inspect.Parameter.KEYWORD_ONLY
             passed.append(f"{parameter.name}={text}" if keyword else text)
-        return f"{pair.name}_backward({', '.join(passed)})"
+        return f"{_names(pair)[1]}({', '.join(passed)})"
 
     def autograd(self, made: Mapping[str, str]) -> str:
         outputs = ", ".join(self.value(name) for name in self.pair.outputs)
@@ -424,11 +425,19 @@ def _drawn(inspector: Inspector, case: Case, finding: Finding) -> tuple[Case, di
     return (smaller, texts) if same and not any("[" in name for name in texts) else (case, {})
 
 
+def _names(pair: Pair) -> tuple[str, str]:
+    """What the code calls the two functions; a lambda has no name of its own."""
+    if pair.name.isidentifier():
+        return pair.name, f"{pair.name}_backward"
+    return "forward", "backward"
+
+
 def _imports(pair: Pair) -> list[str]:
-    functions = {pair.name: pair.forward, f"{pair.name}_backward": pair.backward}
+    functions = dict(zip(_names(pair), (pair.forward, pair.backward), strict=True))
     if isinstance(pair, AutogradPair):
         function = getattr(pair.function, "__self__", None)
-        functions = {pair.name: function if isinstance(function, type) else pair.function}
+        whole = function if isinstance(function, type) else as_written(pair.function)
+        functions = {_names(pair)[0]: whole}
     modules: dict[str, list[str]] = {}
     lines = []
     for name, function in functions.items():

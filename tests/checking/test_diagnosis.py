@@ -65,3 +65,9 @@ def test_the_count_is_that_of_the_input_shown() -> None:
     n = shown(failure.reproduce)["x"].shape[1]
     assert n > 2
     assert f"n = {n}" in failure.explanation or f"{n - 1}/{n}" in failure.explanation
+
+
+def test_a_factor_that_only_looks_like_a_count() -> None:
+    """Two thirds is (n - 1)/n of three elements, and of no other number."""
+    report = check(lambda x: x * 3, lambda dout: dout * 2, (torch.randn(3),), seed=0)
+    assert report.failures[0].mistake == "factor"

@@ -167,6 +167,94 @@ def grouped(q, k, v, *, heads):
     return (q @ k.mT).softmax(-1) @ v
 
 
+class OfAClass(torch.autograd.Function):
+    """Its methods are the class's, so that the first parameter is no ctx."""
+
+    @classmethod
+    def forward(cls, ctx, x, by=2.0):
+        ctx.x, ctx.by = x.clone(), by
+        return x * x * by
+
+    @classmethod
+    def backward(cls, ctx, dout):
+        return dout * 2 * ctx.x * ctx.by, None
+
+
+class InFloat32(torch.autograd.Function):
+    """As a kernel that knows one precision."""
+
+    @staticmethod
+    def forward(ctx, x):
+        out = x.float().exp().logsumexp(-1).to(x.dtype)
+        ctx.save_for_backward(x)
+        return out
+
+    @staticmethod
+    def backward(ctx, dout):
+        (x,) = ctx.saved_tensors
+        grown = x.double().exp()
+        return (dout[:, None] * (grown.softmax(-1) * grown)).to(dout.dtype)
+
+
+class Cheapest(torch.autograd.Function):
+    """The least of some costs: of nearly equal ones another one is cheaper next to it."""
+
+    @staticmethod
+    def forward(ctx, costs):
+        ctx.save_for_backward(costs)
+        return costs.amin(-1)
+
+    @staticmethod
+    def backward(ctx, dout):
+        (costs,) = ctx.saved_tensors
+        hot = torch.zeros_like(costs).scatter(-1, costs.argmin(-1, keepdim=True), 1.0)
+        return dout[..., None] * hot
+
+
+class Padded(torch.autograd.Function):
+    """A running sum that pads what is not as long as its weights."""
+
+    @staticmethod
+    def forward(ctx, w, x):
+        ctx.save_for_backward(w, x)
+        longer = functional.pad(x, (0, max(0, w.shape[-1] - x.shape[-1])))[..., : w.shape[-1]]
+        return (w * longer).sum(-1)
+
+    @staticmethod
+    def backward(ctx, dout):
+        w, x = ctx.saved_tensors
+        return dout[..., None] * x, dout[..., None] * w
+
+
+class Entmax(torch.autograd.Function):
+    """1.5-entmax (Peters, Niculae and Martins, 2019), its threshold found by bisection."""
+
+    @staticmethod
+    def forward(ctx, x):
+        x = x / 2
+        low, high = x.amax(-1, keepdim=True) - 1, x.amax(-1, keepdim=True)
+        for _ in range(50):
+            middle = (low + high) / 2
+            enough = (x - middle).clamp(0).square().sum(-1, keepdim=True) >= 1
+            low, high = torch.where(enough, middle, low), torch.where(enough, high, middle)
+        out = (x - low).clamp(0).square()
+        ctx.save_for_backward(out)
+        return out
+
+    @staticmethod
+    def backward(ctx, dout):
+        (out,) = ctx.saved_tensors
+        slope = out.sqrt()
+        along = (slope * dout).sum(-1, keepdim=True) / slope.sum(-1, keepdim=True)
+        return slope * (dout - along)
+
+
+def weighted(w, x):
+    if w.shape != x.shape:
+        raise ValueError("as many weights as numbers")
+    return (w * x).sum(-1)
+
+
 RIGHT: dict[str, Asked] = {
     "A1 exercise 2": Asked(loss, loss_backward, (drawn(6, 5), torch.tensor([1, 0, 4, 4, 2, 3]))),
     "A2 no_grad, out and a reference": Asked(
@@ -199,6 +287,13 @@ RIGHT: dict[str, Asked] = {
     "A6 computed in float32": Asked(geglu, geglu_backward, (drawn(4, 6), drawn(4, 6, seed=1))),
     "A6 a constant of eight digits": Asked(gelu_in_digits, gelu_in_digits_backward, (drawn(4, 6),)),
     "A8 a Function of tanh": Asked(TanhOfProduct.apply, None, (drawn(6, 4), drawn(4, 3, seed=1))),
+    "A6 a forward that computes in float32": Asked(InFloat32.apply, None, (drawn(3, 4),)),
+    "a Function with class methods": Asked(OfAClass.apply, None, (drawn(3, 4), 2.0)),
+    "A12 a root by bisection": Asked(Entmax.apply, None, (drawn(3, 4),)),
+    "nearly equal costs": Asked(Cheapest.apply, None, (drawn(3, 4),)),
+    "a reference that takes fewer sizes": Asked(
+        Padded.apply, None, (drawn(3, 4), drawn(3, 4, seed=1)), {}, {"reference": weighted}
+    ),
     "A9 None for what is None": Asked(shifted, shifted_backward, (drawn(4, 3),)),
     "A15 a bias of None": Asked(affine, affine_backward, (drawn(5, 4), drawn(3, 4, seed=1))),
     "A14 flash attention": Asked(
@@ -715,3 +810,14 @@ def test_wrong(name: str) -> None:
 def test_a_drawn_mask_leaves_no_row_without_a_key() -> None:
     """At this seed a softmax had nothing left, so that no mask was accepted."""
     assert not check(attend, mask_is_left_out, QUERIES, seed=0)
+
+
+def test_the_names_of_a_function_with_class_methods() -> None:
+    report = RIGHT["a Function with class methods"].report(reach="sample")
+    assert [row.name for row in report.comparisons] == ["dx"]
+
+
+def test_entries_of_which_finite_differences_say_nothing_are_in_no_row() -> None:
+    """Of 40 entries they say something of 24."""
+    report = check(OfAClass.apply, None, (drawn(8, 5), 2.0), seed=0, reach="sample")
+    assert report.comparisons[0].maxdiff < 1e-5

@@ -88,3 +88,34 @@ def test_literals_have_the_layout(lay_out: Callable[[Tensor], Tensor]) -> None:
     again = eval(literal(x))
     assert torch.equal(again, x)
     assert again.stride() == x.stride()
+
+
+def test_a_lambda_has_a_name_in_the_code() -> None:
+    report = check(lambda x: x * x, lambda dout, x: dout * x, (X,), seed=0)
+    code = report.failures[0].reproduce
+    assert "# put forward here, as you gave it to check" in code
+    assert "result = forward(x)" in code
+    assert HERE_ALONE not in code
+
+
+@torch.library.custom_op("backprop_ops_tests::tripled", mutates_args=())
+def tripled(x: Tensor) -> Tensor:
+    return x * 3
+
+
+tripled.register_autograd(lambda _, dout: dout * 2)
+
+
+def test_a_custom_op_has_its_own_names() -> None:
+    report = check(tripled, None, (X,), seed=0)
+    assert report.name == "tripled_backward"
+    assert "import tripled\n" in report.failures[0].reproduce
+    assert report.failures[0].input == "dx"
+
+
+def test_two_backwards_of_one_forward_have_two_names() -> None:
+    reports = [
+        check(newcomers.relu, backward, (X,), seed=0, reach="sample")
+        for backward in (newcomers.more_than_one_at_zero, lambda dout, x: dout * (x > 0))
+    ]
+    assert [report.name for report in reports] == ["more_than_one_at_zero", "relu_backward"]

@@ -47,8 +47,7 @@ def loss_naming_it(logits, target, *, ignore_index=-100):
 def test_torchs_ignore_index_where_no_option_names_it() -> None:
     report = check(loss, loss_backward, (LOGITS, TARGET), seed=0)
     assert report, str(report)
-    (note,) = report.notes
-    assert "not asked when target" in note
+    (note,) = (note for note in report.notes if "not asked when target" in note)
     assert "raises IndexError" in note
 
 

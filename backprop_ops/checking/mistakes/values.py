@@ -9,7 +9,7 @@ from torch import Tensor
 
 from backprop_ops.checking.case import Filled, condition
 from backprop_ops.checking.evidence import Evidence, Likely, relative
-from backprop_ops.checking.judging import ALLOWED
+from backprop_ops.checking.judging import ALLOWED, Autograd
 from backprop_ops.leaves import replaced
 
 ROUGH = 0.2  # of an error, that moves with inputs one per cent apart: so a formula's does not
@@ -142,6 +142,8 @@ def precision(evidence: Evidence) -> Iterator[Likely]:
 
 def coarse(evidence: Evidence) -> Iterator[Likely]:
     """Right to a coarser precision, and no further, in every entry."""
+    if not isinstance(evidence.judge, Autograd):
+        return
     error = evidence.residual.abs()
     for dtype in (torch.float32, torch.bfloat16, torch.float16):
         eps = torch.finfo(dtype).eps

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from backprop_ops.checking.acceptance import accepts, outputs_of
-from backprop_ops.checking.case import Case, Change, Place, Resized
+from backprop_ops.checking.acceptance import accepts, outputs_of, refusal
+from backprop_ops.checking.case import Case, Change, Family, Place, Resized
 from backprop_ops.checking.sizing import cut, elements, groups, resized, size_of
 from backprop_ops.checking.structure import Structures
 from backprop_ops.leaves import Arguments, mapped, tensors
@@ -31,7 +32,9 @@ class Maker:
     ``pair``: its forward refuses what lies outside of the domain. ``maps``: of some arguments, what
     takes any tensor into the domain. ``fixed``: the options that stay as they are, since the
     reference does not take them. ``sentinels``: whether indices out of bounds may be tried, which a
-    native kernel would read at. ``dtypes``: the precisions to try beside the sample's.
+    native kernel would read at. ``reference``: another forward, which has to take a case too.
+    ``dtypes``: the precisions to try beside the sample's. ``refused``:
+    how often the forward took no case of a family, by the family and the reason.
     """
 
     pair: Pair
@@ -40,7 +43,9 @@ class Maker:
     maps: Mapping[str, Callable[[Tensor], Tensor]] = field(default_factory=dict)
     fixed: frozenset[str] = frozenset()
     sentinels: bool = True
+    reference: Pair | None = None
     dtypes: tuple[torch.dtype, ...] = PRECISIONS
+    refused: Counter[tuple[Family | None, str]] = field(default_factory=Counter)
 
     def vary(self, case: Case, change: Change, arguments: Arguments) -> Case:
         """The case with other arguments: in the domain, and near it with the sample's structure.
@@ -73,7 +78,24 @@ class Maker:
             return NOWHERE
 
     def accepted(self, cases: Iterator[Case]) -> Iterator[Case]:
-        return (case for case in cases if accepts(self.pair, case.arguments))
+        return (case for case in cases if self.takes(case))
+
+    def takes(self, case: Case) -> bool:
+        """As `accepts`, and a refusal is counted."""
+        why = refusal(self.pair, case.arguments)
+        if why is None and self.reference is not None:
+            why = refusal(self.reference, case.arguments)
+        self.refused.update(() if why is None else ((case.family, why),))
+        return why is None
+
+    def accepts(self, arguments: Arguments) -> bool:
+        """Whether the forward takes the arguments, and its reference where there is one."""
+        return all(accepts(pair, arguments) for pair in (self.pair, self.reference) if pair)
+
+    @property
+    def judged(self) -> Pair:
+        """The pair whose forward autograd may differentiate."""
+        return self.reference or self.pair
 
     def resized(self, case: Case, change: Resized) -> Case:
         other = resized(case.arguments, change.places, change.size, self.generator)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor
 
-from backprop_ops.checking.acceptance import accepts, outputs_of
+from backprop_ops.checking.acceptance import outputs_of
 from backprop_ops.checking.case import Case, Lengthened, Place, Reach, Resized
 from backprop_ops.checking.judging import autograd
 from backprop_ops.checking.sizing import elements, groups, resized, size_of
@@ -85,13 +85,13 @@ class _Sizes:
                     continue
             for near in self._nearest(other):
                 case = self._of_size(near, fitting, reaches[other])
-                if accepts(self.maker.pair, case.arguments) and self.maker.outputs_fit(case):
+                if self.maker.accepts(case.arguments) and self.maker.outputs_fit(case):
                     yield case
                     break
 
     def _reaches(self) -> dict[int, Reach]:
         """The sizes that the forward may take, and how far each is from the sample."""
-        size, pair, sample = self.size, self.maker.pair, self.sample
+        size, judged, sample = self.size, self.maker.judged, self.sample
         named = tensors(sample.arguments)
         others = {size + 1, size - 1, 1, 2 * size, 3 * size, *BEYOND_BLOCKS} - {0, size}
         if self._takes(size + 1):
@@ -100,7 +100,7 @@ class _Sizes:
                 # The rest may be unread; of what an index is shorter than, it is meant to be.
                 indexed = any(is_index(x) and size in x.shape for x in named.values())
                 return {} if indexed else {size + 1: "beyond"}
-            unread = _leaves_unread(pair, self._of_size(size + 1), self.group, size)
+            unread = _leaves_unread(judged, self._of_size(size + 1), self.group, size)
             grown_alone = size == 1 and len(self.group) == 1
             far = {n for n in others if n > size and (unread or grown_alone)} | {0, LONG}
             return {n: "beyond" if n in far else "alike" for n in others | {0, LONG}}
@@ -109,11 +109,13 @@ class _Sizes:
         if self._takes(size + 2):  # even ones
             return dict.fromkeys({size + 2, *BEYOND_BLOCKS}, "alike")
         indexed = any(is_index(named[name]) for name, _ in self.group)
+        if not indexed:
+            self.maker.takes(self._of_size(size + 1))  # so that the refusal is counted
         if size <= 2 or indexed:
             return {}
         # As queries, of which there may be fewer than keys.
         fewer = self._of_size(size - 1)
-        taken = accepts(pair, fewer.arguments) and _only_smaller(pair, sample, fewer)
+        taken = self.maker.accepts(fewer.arguments) and _only_smaller(judged, sample, fewer)
         return {size - 1: "alike"} if taken else {}
 
     def _nearest(self, size: int) -> Iterable[int]:
@@ -127,7 +129,7 @@ class _Sizes:
         return self.maker.resized(self.sample if of is None else of, change)
 
     def _takes(self, other: int) -> bool:
-        return accepts(self.maker.pair, self._of_size(other).arguments)
+        return self.maker.accepts(self._of_size(other).arguments)
 
     def _runs(self, other: int) -> bool:
         try:
@@ -143,7 +145,7 @@ def _lengths(maker: Maker, sample: Case) -> Iterator[Case]:
         if isinstance(value, (tuple, list)) and value and isinstance(value[-1], Tensor):
             for some in ([*value, value[-1] * 2], list(value[:-1])):
                 changed = {**sample.arguments, name: type(value)(some)}
-                if some and accepts(maker.pair, changed):
+                if some and maker.accepts(changed):
                     yield sample.but(Lengthened(name, len(some)), changed)
 
 
@@ -156,23 +158,23 @@ def _by_a_factor(maker: Maker, sample: Case, by_size: list[list[Place]]) -> Iter
         for n in (size + 1, 2 * size):
             first = maker.resized(sample, Resized(tuple(one), size, n))
             second = Resized(tuple(other), multiple, multiple // size * n)
-            if accepts(maker.pair, first.arguments):
+            if maker.accepts(first.arguments):
                 break  # it goes alone
             case = maker.resized(first, second)
-            if accepts(maker.pair, case.arguments) and maker.outputs_fit(case):
+            if maker.accepts(case.arguments) and maker.outputs_fit(case):
                 yield case
 
 
 def all_larger(maker: Maker, sample: Case) -> Iterator[Case]:
     """Every size larger at once, of a sample without structure among its sizes."""
-    case, pair = sample, maker.pair
+    case = sample
     grown = {size_of(sample.arguments, group[0]): group for group in groups(sample.arguments)}
     grown = {size: group for size, group in grown.items() if size > 1}
     for size, group in grown.items():
         case = maker.resized(case, Resized(tuple(group), size, size + ALL_LARGER))
     small = elements(case.arguments) <= MOST_ELEMENTS
-    if small and accepts(pair, case.arguments) and maker.outputs_fit(case):
-        if any(_leaves_unread(pair, case, group, size) for size, group in grown.items()):
+    if small and maker.accepts(case.arguments) and maker.outputs_fit(case):
+        if any(_leaves_unread(maker.judged, case, group, size) for size, group in grown.items()):
             case = replace(case, changes=tuple(replace(c, reach="beyond") for c in case.changes))
         yield case
 
@@ -190,7 +192,7 @@ def _tied(
         of = arguments
         for places, size in steps:
             of = resized(of, places, size, maker.generator)
-        return accepts(maker.pair, of)
+        return maker.accepts(of)
 
     together = list(part)
     for place in [*ones, *ones]:  # twice, since some go along only where others do
