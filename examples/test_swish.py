@@ -34,5 +34,5 @@ def test_a_forgotten_factor_is_found(assert_backward: Callable[..., None]) -> No
         gate = (beta * x).sigmoid()
         return dout * gate * (1 + x * (1 - gate))  # without beta
 
-    with pytest.raises(AssertionError, match="swish_backward: wrong"):
+    with pytest.raises(AssertionError, match="forgetful_backward: wrong"):
         assert_backward(swish, forgetful_backward, (torch.randn(4, 7),), {"beta": 1.7})
