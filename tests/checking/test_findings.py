@@ -255,7 +255,18 @@ def weighted(w, x):
     return (w * x).sum(-1)
 
 
+def scaled(q):
+    return q[..., :3] * q[..., 3:]
+
+
+def scaled_backward(dout, q):
+    return torch.cat((dout * q[..., 3:], (dout * q[..., :3]).sum(-1, keepdim=True)), -1)
+
+
 RIGHT: dict[str, Asked] = {
+    "a vector and a number, of which six fit by chance": Asked(
+        scaled, scaled_backward, (drawn(5, 4),)
+    ),
     "A1 exercise 2": Asked(loss, loss_backward, (drawn(6, 5), torch.tensor([1, 0, 4, 4, 2, 3]))),
     "A2 no_grad, out and a reference": Asked(
         product_into,
@@ -821,3 +832,37 @@ def test_entries_of_which_finite_differences_say_nothing_are_in_no_row() -> None
     """Of 40 entries they say something of 24."""
     report = check(OfAClass.apply, None, (drawn(8, 5), 2.0), seed=0, reach="sample")
     assert report.comparisons[0].maxdiff < 1e-5
+
+
+def first_row(a):
+    return a[0].detach() ** 2
+
+
+def first_column_backward(dout, a):
+    """In the column in place of the row, which is the same for a symmetric matrix."""
+    da = torch.zeros_like(a)
+    da[:, 0] = 2 * a[0] * dout
+    return da
+
+
+def symmetric(a):
+    return (a + a.mT) / 2
+
+
+SYMMETRIC = Asked(
+    first_row,
+    first_column_backward,
+    (symmetric(drawn(4, 4)),),
+    {},
+    {"domain": {"a": symmetric}},
+)
+
+
+@pytest.mark.xfail(strict=True, reason="finite differences move single entries, out of the domain")
+def test_a_gradient_of_a_symmetric_matrix() -> None:
+    assert SYMMETRIC.report(reach="alike")
+
+
+@pytest.mark.xfail(strict=True, reason="shrinking does not keep the domain")
+def test_the_smallest_input_is_in_the_domain() -> None:
+    assert "[[0.0, 1.0], [0.0, 0.0]]" not in SYMMETRIC.report().failures[0].reproduce

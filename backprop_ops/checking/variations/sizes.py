@@ -106,7 +106,7 @@ class _Sizes:
             return {n: "beyond" if n in far else "alike" for n in others | {0, LONG}}
         if self._takes(2 * size):  # as the heads of a group go, or powers of two
             return dict.fromkeys((2 * size, 3 * size, 4 * size), "alike")
-        if self._takes(size + 2):  # even ones
+        if self._takes(size + 2) and self._takes(size + 4):  # even ones, and none by chance
             return dict.fromkeys({size + 2, *BEYOND_BLOCKS}, "alike")
         indexed = any(is_index(named[name]) for name, _ in self.group)
         if not indexed:
