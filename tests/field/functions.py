@@ -324,7 +324,7 @@ total(one) - total(none), torch.autograd.grad(total(one), one)  # 1.4142, 0.6124
 """,
     "_SoftDTWLossPyTorch": """\
 Beyond. A bug: the forward writes to its input, so that after a second call on one tensor the
-backward of the first raises. The check meets it in float64; the code of its report does not show it.
+backward of the first raises. The check meets it in float64. The report's code does not show it.
 
 ```python
 d = torch.ones(1, 2, 2).requires_grad_()
