@@ -1,7 +1,7 @@
 """What else a gradient may be off by, where it is off by more than the judge allows.
 
 The judge knows the rounding of its own formula. `ALLOWANCES` are asked in order about what is left,
-each with the entry of tests/checking/test_findings.py that needs it.
+each with the entry of tests/checking/test_findings.py that needs it, where one is known.
 """
 
 from __future__ import annotations
@@ -100,7 +100,7 @@ Allowance = Callable[[Off, str, Tensor], Tensor]
 def rounding_of_what_was_kept(off: Off, name: str, wrong: Tensor) -> Tensor:
     """It was rounded before the backward got it, which no formula can undo.
 
-    No entry needs it by itself today: the judge's own allowance covers most of it.
+    No entry that was tried needs it by itself.
     """
     if name not in off.moved_by_kept:
         return torch.zeros_like(wrong)
