@@ -132,7 +132,7 @@ def digits_of_float32(off: Off, name: str, wrong: Tensor) -> Tensor:
             )
         elif isinstance(off.judge, Autograd) and not inspector.oracle.on_purpose:
             call = off.call
-            other = Differences(inspector.oracle.differenced, call.arguments, call.upstreams)
+            other = inspector.oracle.differences(call.arguments, call.upstreams)
             right = not bool(other.verdicts({name: gradient})[name].wrong.any())
     return torch.full_like(wrong, right)
 

@@ -22,6 +22,7 @@ from backprop_ops.checking.case import FAMILIES, REACHES, Reach
 from backprop_ops.checking.isolation import Crashed, forked
 from backprop_ops.checking.judging import Undifferentiable, autograd
 from backprop_ops.checking.properties import PROPERTIES, Oracle
+from backprop_ops.checking.structure import Structures
 from backprop_ops.checking.variations.maker import PRECISIONS
 from backprop_ops.leaves import Arguments, copied, tensors
 from backprop_ops.pair import Pair, function_name, make_record
@@ -121,7 +122,7 @@ def _oracle(
     gradient_of: Callable[..., Any] | None,
     guarded: Callable[[Pair], Pair],
 ) -> Oracle:
-    compared = None
+    compared, structures = None, Structures.shown_by(arguments)
     if reference is not None:
         with _on_the_sample(reference, "reference"):
             compared = _in_its_mode(_with_forward(pair, reference), arguments)
@@ -138,10 +139,10 @@ def _oracle(
                 f"gradient_of must be a function that autograd differentiates; of "
                 f"{function_name(gradient_of)} it makes no graph"
             ) from None
-        return Oracle(smooth, smooth, compared, on_purpose=True)
+        return Oracle(smooth, smooth, compared, on_purpose=True, structures=structures)
     if compared is not None:
-        return Oracle(compared, guarded(compared), compared)
-    return Oracle(pair if backward is not None else None, guarded(pair))
+        return Oracle(compared, guarded(compared), compared, structures=structures)
+    return Oracle(pair if backward is not None else None, guarded(pair), structures=structures)
 
 
 def _bind(

@@ -26,7 +26,6 @@ from backprop_ops.checking.properties import PROPERTIES, Call, Finding, Inspecto
 from backprop_ops.checking.report import BackwardError, Failure, Report
 from backprop_ops.checking.reproduce import reproduction
 from backprop_ops.checking.shrinking import shrunk
-from backprop_ops.checking.structure import Structures
 from backprop_ops.checking.surroundings import calls
 from backprop_ops.checking.variations import variations
 from backprop_ops.checking.variations.layouts import layouts_of_the_upstream
@@ -150,7 +149,7 @@ class _Check:
         self.inspector = Inspector(asked.pair, asked.oracle, asked.skip)
         self.maker = Maker(
             asked.pair,
-            Structures.shown_by(asked.arguments),
+            asked.oracle.structures,
             torch.Generator().manual_seed(asked.seed % 2**62),
             asked.maps,
             asked.fixed,
@@ -223,21 +222,25 @@ class _Check:
     def _comparisons(self, sample: Case) -> tuple[Comparison, ...]:
         """The rows: each gradient against the judge's, on the sample in its own precision."""
         call = self.inspector.call(sample)
-        leaves, unsaid = self.pair.leaves(call.arguments), False
+        leaves = self.pair.leaves(call.arguments)
+        differences: Differences | None = None
         try:
             if self.asked.oracle.differentiated is None:
                 raise Undifferentiable
             expected = autograd(self.asked.oracle.differentiated, call.arguments, call.upstreams)
         except Exception:  # no autograd, or none in this precision
             judge = self.inspector.judge(call.arguments, call.upstreams)
-            expected, unsaid = dict(judge.expected), isinstance(judge, Differences)
+            expected = dict(judge.expected)
+            differences = judge if isinstance(judge, Differences) else None
         try:
             gradients = self.inspector.gradients(call)  # comes last: it may write to all of it
         except Exception:  # reported as a failure of `call` or `count`
             return ()
-        for name, value in expected.items() if unsaid else ():  # of entries they say nothing of
-            if getattr(gradients.get(name), "shape", None) == value.shape:
-                expected[name] = torch.where(value.isnan(), gradients[name], value)
+        if differences is not None:
+            for name, value in expected.items():
+                if getattr(gradients.get(name), "shape", None) == value.shape:
+                    value = differences.completed(name, gradients[name])
+                    expected[name] = torch.where(value.isnan(), gradients[name], value)
         return tuple(
             Comparison.of(f"d{name}", gradients[name], value.to(leaves[name].dtype))
             for name, value in expected.items()
@@ -268,7 +271,7 @@ class _Check:
                 "autograd cannot differentiate the forward: finite differences of it are the judge"
             ]
         notes = []
-        differences = Differences(self.asked.oracle.differenced, call.arguments, call.upstreams)
+        differences = self.asked.oracle.differences(call.arguments, call.upstreams)
         for name, value in judge.expected.items():
             if not value.numel() or not value.isfinite().all():
                 continue
@@ -408,7 +411,7 @@ class _Check:
         if at_smaller is not None:
             case, finding = smaller, at_smaller
         likely = diagnosed(self.inspector, case, finding)
-        small, at_small, likely = shrunk(self.inspector, case, finding, likely)
+        small, at_small, likely = shrunk(self.inspector, self.maker, case, finding, likely)
         self.failures.append(
             Failure(
                 finding.property,

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from backprop_ops.checking.judging import ALLOWED, Leaves, Verdict, proven
+from backprop_ops.checking.structure import Tangent
 from backprop_ops.leaves import Arguments, in_dtype, replaced
 from backprop_ops.pair import Pair
 
@@ -42,12 +43,23 @@ class Slope(NamedTuple):
 
 
 class Differences:
-    """The right gradients of one call by finite differences."""
+    """The right gradients of one call by finite differences.
+
+    ``tangents``: of some leaves, the steps that stay in their domain. Of the others they say
+    nothing.
+    """
 
     source = "finite differences"
 
-    def __init__(self, pair: Pair, arguments: Arguments, upstreams: Mapping[str, Tensor]) -> None:
+    def __init__(
+        self,
+        pair: Pair,
+        arguments: Arguments,
+        upstreams: Mapping[str, Tensor],
+        tangents: Mapping[str, Tangent] | None = None,
+    ) -> None:
         self._pair = pair
+        self._tangents = tangents or {}
         self._arguments: Arguments = in_dtype(arguments, torch.float64)
         self._upstreams = {name: upstream.double() for name, upstream in upstreams.items()}
         try:
@@ -144,6 +156,13 @@ class Differences:
             expected[leaf] = value
         return expected
 
+    def completed(self, leaf: str, gradient: Tensor) -> Tensor:
+        """What is expected, with the gradient's own part across the domain."""
+        return self.expected[leaf] + gradient - self._along_tangents(leaf, gradient)
+
+    def _along_tangents(self, leaf: str, x: Tensor) -> Tensor:
+        return self._tangents[leaf](x) if leaf in self._tangents else x
+
     def interval(self, leaf: str) -> tuple[Tensor, Tensor]:
         least, most = self.expected[leaf].clone(), self.expected[leaf].clone()
         for entry, slope in self._entries(leaf).items():
@@ -168,7 +187,8 @@ class Differences:
         return {leaf: self._verdict(leaf, gradient) for leaf, gradient in gradients.items()}
 
     def _verdict(self, leaf: str, gradient: Tensor) -> Verdict:
-        given, allowed = gradient.double(), self.allowed(leaf, gradient.dtype)
+        given = self._along_tangents(leaf, gradient.double())
+        allowed = self.allowed(leaf, gradient.dtype)
         least, most = self.interval(leaf)
         judged = self.expected[leaf].isfinite() & allowed.isfinite()
         inside = (given >= least - allowed) & (given <= most + allowed)
@@ -200,10 +220,10 @@ class Differences:
     def _signs(self, leaf: str) -> list[Tensor]:
         x = self._leaves[leaf]
         generator = torch.Generator().manual_seed(0)
-        return [
-            (torch.randint(0, 2, x.shape, generator=generator) * 2.0 - 1).to(x.device).double()
-            for _ in range(DIRECTIONS)
+        drawn = [
+            torch.randint(0, 2, x.shape, generator=generator) * 2.0 - 1 for _ in range(DIRECTIONS)
         ]
+        return [self._along_tangents(leaf, signs.to(x.device).double()) for signs in drawn]
 
     def _entries(self, leaf: str) -> dict[int, Slope]:
         """The slope of each entry, or of some of them where there are many."""
@@ -214,7 +234,7 @@ class Differences:
             for entry in drawn[:ENTRIES].tolist():
                 direction = torch.zeros(x.shape, dtype=torch.float64, device=x.device)
                 direction.view(-1)[entry] = 1
-                slopes[entry] = self.along(leaf, direction)
+                slopes[entry] = self.along(leaf, self._along_tangents(leaf, direction))
             self._slopes[leaf] = slopes
         return self._slopes[leaf]
 

@@ -38,8 +38,9 @@ from backprop_ops.checking.judging import (
     rounding_of_outputs,
 )
 from backprop_ops.checking.numbers import number, told_apart, worst
+from backprop_ops.checking.structure import Structures
 from backprop_ops.checking.variations.indices import holds_what_the_sample_lacks
-from backprop_ops.leaves import by_leaf, copied, in_dtype, parts
+from backprop_ops.leaves import Arguments, by_leaf, copied, in_dtype, parts
 from backprop_ops.pair import Pair, PairError
 
 STRAIGHT = 0.99  # the cosine between two steps along one direction
@@ -101,13 +102,19 @@ class Oracle:
     ``differentiated``: the pair whose forward autograd differentiates; None where finite
     differences judge. ``differenced``: the pair whose forward they ask. ``compared``: the pair
     whose outputs the forward's have to equal. ``on_purpose``: whether the gradient is another
-    function's, of which finite differences of the forward say nothing.
+    function's, of which finite differences of the forward say nothing. ``structures``: those of
+    the sample, which their steps keep.
     """
 
     differentiated: Pair | None
     differenced: Pair
     compared: Pair | None = None
     on_purpose: bool = False
+    structures: Structures = field(default_factory=Structures)
+
+    def differences(self, arguments: Arguments, upstreams: Mapping[str, Tensor]) -> Differences:
+        tangents = self.structures.tangents(arguments)
+        return Differences(self.differenced, arguments, upstreams, tangents)
 
 
 class BackwardRaises(Exception):  # noqa: N818  # what it is, to be reported
@@ -324,7 +331,7 @@ class Inspector:
             else:
                 self.differentiated = True
                 return judge
-        return Differences(self.oracle.differenced, arguments, upstreams)
+        return self.oracle.differences(arguments, upstreams)
 
     def _findings(self, case: Case) -> Iterator[Finding]:
         before = copied(case.arguments)
@@ -670,7 +677,7 @@ class Inspector:
     ) -> Iterator[Finding]:
         verdicts, judges = judge.verdicts(values), dict.fromkeys(values, judge)
         for name in self.differenced & verdicts.keys():
-            judges[name] = Differences(self.oracle.differenced, call.arguments, call.upstreams)
+            judges[name] = self.oracle.differences(call.arguments, call.upstreams)
             verdicts[name] = judges[name].verdicts({name: values[name]})[name]
         off = Off(self, case, call, judge, values)
         for allow, name in itertools.product(ALLOWANCES, verdicts):
@@ -681,6 +688,8 @@ class Inspector:
         for name, verdict in verdicts.items():
             judge = judges[name]
             value, gradient = judge.expected[name], values[name]
+            if isinstance(judge, Differences):
+                value = judge.completed(name, gradient.double())
             self._note(judge, name, gradient, verdict.kinks)
             if not verdict.wrong.any():
                 continue

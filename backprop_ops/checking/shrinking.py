@@ -13,6 +13,7 @@ from backprop_ops.checking.case import Case, UpstreamMade
 from backprop_ops.checking.diagnosis import Diagnosis
 from backprop_ops.checking.properties import Finding, Inspector
 from backprop_ops.checking.sizing import cut, elements, groups, size_of
+from backprop_ops.checking.variations.maker import Maker
 from backprop_ops.leaves import replaced
 from backprop_ops.pair import Pair
 
@@ -22,10 +23,15 @@ MOST_ELEMENTS = 2**14  # of a case that is tried so often
 
 
 def shrunk(
-    inspector: Inspector, case: Case, finding: Finding, likely: Diagnosis | None
+    inspector: Inspector,
+    maker: Maker,
+    case: Case,
+    finding: Finding,
+    likely: Diagnosis | None,
 ) -> tuple[Case, Finding, Diagnosis | None]:
     """The case made smaller for as long as it fails alike and by the same mistake.
 
+    It stays in the domain, and keeps the structures of the sample that the case has.
     Greedy: sizes down, values towards small integers, the upstream towards one-hot.
     """
     quiet = inspector.quiet()
@@ -35,7 +41,7 @@ def shrunk(
     improved = True
     while improved:
         improved = False
-        for candidate in _candidates(inspector.pair, case):
+        for candidate in maker.like(case, _candidates(inspector.pair, case)):
             tries += 1
             if tries > MOST_TRIES or time.process_time() - started > MOST_SECONDS:
                 return case, finding, likely

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import NamedTuple
 
@@ -17,35 +17,46 @@ from torch import Tensor
 
 from backprop_ops.leaves import Arguments, replaced, tensors
 
-LEAST_ELEMENTS = 7  # 1 in 7! sorts them, or permutes them, by chance
+LEAST_DECIDED = 7  # 1 in 7! sorts them, or permutes them, by chance
 CLOSE = 1e-4  # of 1, to which rows sum and unit vectors are normalised in float32
 TRIES = 8  # draws, of which one has all of a tensor's structures
+
+
+Tangent = Callable[[Tensor], Tensor]
+"""An orthogonal projection."""
 
 
 class Structure(NamedTuple):
     """``name``: what a tensor with it is, ``drawn``: another member, None where none has the shape.
 
-    ``lost``: the end of a sentence on a tensor without it.
+    ``lost``: the end of a sentence on a tensor without it. ``decided``: how many numbers
+    chance has to order or round. ``tangent``: projects a step to one that keeps it, where that is
+    linear.
     """
 
     name: str
     holds: Callable[[Tensor], bool]
     drawn: Callable[[Tensor, torch.Generator], Tensor | None]
     lost: str = "is not {}, which your sample is"
+    decided: Callable[[Tensor], int] | None = None
+    tangent: Tangent | None = None
+
+    def by_chance(self, x: Tensor) -> bool:
+        return self.decided is not None and self.decided(x) < LEAST_DECIDED
 
 
 @dataclass(frozen=True)
 class Structures:
     """The structures of a sample's tensors, by name, and the indices that undo each other."""
 
-    of: Mapping[str, tuple[Structure, ...]]
+    of: Mapping[str, tuple[Structure, ...]] = field(default_factory=dict)
     inverses: tuple[tuple[str, str], ...] = ()
 
     @classmethod
     def shown_by(cls, arguments: Arguments) -> Structures:
         given = tensors(arguments)
         shown = {name: _shown_by(x) for name, x in given.items()}
-        indices = [name for name, x in given.items() if _is_permutation(x)]
+        indices = [name for name in given if PERMUTATION in shown[name]]
         inverses = tuple(
             (one, other)
             for i, one in enumerate(indices)
@@ -79,6 +90,16 @@ class Structures:
                 changed[other] = first.argsort().to(first.dtype)
         return replaced(arguments, changed)
 
+    def tangents(self, arguments: Arguments) -> dict[str, Tangent]:
+        """The steps that keep a linear structure, by the tensors that have it here."""
+        given = tensors(arguments)
+        return {
+            name: structure.tangent
+            for name, structures in self.of.items()
+            for structure in structures
+            if structure.tangent and name in given and structure.holds(given[name])
+        }
+
     def left(self, arguments: Arguments) -> tuple[str, ...]:
         """What these arguments are not: ``a is not symmetric, which your sample is``."""
         given = tensors(arguments)
@@ -97,7 +118,10 @@ class Structures:
 
 def _shown_by(x: Tensor) -> tuple[Structure, ...]:
     """A sign is what is left where there is no other: a member of those has it, or need not."""
-    return tuple(s for s in STRUCTURES if s.holds(x)) or tuple(s for s in SIGNS if s.holds(x))
+    if not x.numel() or not _is_initialisation(x):
+        shown = tuple(s for s in STRUCTURES if s.holds(x) and not s.by_chance(x))
+        return shown or tuple(s for s in SIGNS if x.numel() and s.holds(x))
+    return tuple(s for s in SIGNS if x.numel() == 1 and x.any() and s.holds(x))
 
 
 def _member(
@@ -146,14 +170,11 @@ def _is_initialisation(x: Tensor) -> bool:
     return diagonal and len(torch.unique(x.diagonal(dim1=-2, dim2=-1))) == 1
 
 
-def _of_values(
-    test: Callable[[Tensor], bool], least: int = 1, dims: int = 0
-) -> Callable[[Tensor], bool]:
-    """The test, of floating tensors that are no initialisation."""
+def _of_values(test: Callable[[Tensor], bool]) -> Callable[[Tensor], bool]:
+    """The test, of floating tensors."""
 
     def holds(x: Tensor) -> bool:
-        fits = x.is_floating_point() and x.numel() >= least and x.dim() >= dims
-        return fits and bool(x.isfinite().all()) and not _is_initialisation(x) and test(x.double())
+        return x.is_floating_point() and bool(x.isfinite().all()) and test(x.double())
 
     return holds
 
@@ -178,10 +199,6 @@ def _is_positive_definite(x: Tensor) -> bool:
 
 def _is_orthogonal(x: Tensor) -> bool:
     return _near(x.mT @ x, torch.eye(x.shape[-1], dtype=x.dtype, device=x.device))
-
-
-def _is_diagonal(x: Tensor) -> bool:
-    return torch.equal(x, x.tril().triu())
 
 
 def _drawn_positive_definite(x: Tensor, generator: torch.Generator) -> Tensor | None:
@@ -221,7 +238,7 @@ def _scale(x: Tensor) -> float:
 
 def _rows(d: int, test: Callable[[Tensor], bool]) -> Callable[[Tensor], bool]:
     """A test of all the vectors along the last dimension, or the one before."""
-    return _of_values(lambda x: x.dim() >= -d and x.shape[d] > 1 and test(x.movedim(d, -1)), 2, 1)
+    return _of_values(lambda x: x.dim() >= -d and x.shape[d] > 1 and test(x.movedim(d, -1)))
 
 
 def _sum_to_one(x: Tensor) -> bool:
@@ -257,16 +274,12 @@ def _is_sorted(x: Tensor) -> bool:
 
 
 def _index_sorted(x: Tensor) -> bool:
-    return _is_index(x) and x.shape[-1] >= LEAST_ELEMENTS and _is_sorted(x) and _varies(x)
-
-
-def _varies(x: Tensor) -> bool:
-    return bool((x != x.flatten()[0]).any())
+    return _is_index(x) and _is_sorted(x)
 
 
 def _is_index(x: Tensor) -> bool:
     whole = not x.is_floating_point() and not x.is_complex() and x.dtype != torch.bool
-    return whole and x.dim() > 0 and x.numel() >= LEAST_ELEMENTS
+    return whole and x.dim() > 0
 
 
 def _is_permutation(x: Tensor) -> bool:
@@ -324,8 +337,7 @@ def _vectors(d: int) -> Iterable[Structure]:
 
 def _of_sign(sign: int) -> Callable[[Tensor], bool]:
     def holds(x: Tensor) -> bool:
-        kept = x.numel() == 1 or (x.numel() > 0 and not _is_initialisation(x))
-        return x.is_floating_point() and kept and bool((x * sign >= 0).all()) and bool(x.any())
+        return x.is_floating_point() and bool((x * sign >= 0).all())
 
     return holds
 
@@ -334,37 +346,57 @@ def _signed(sign: int) -> Callable[[Tensor, torch.Generator], Tensor | None]:
     return lambda x, generator: sign * alike(x, generator).abs()
 
 
+def _last_dimension(x: Tensor) -> int:
+    return x.shape[-1]
+
+
+def _mirrored(x: Tensor) -> Tensor:
+    return (x + x.mT) / 2
+
+
+def _diagonal(x: Tensor) -> Tensor:
+    return torch.diag_embed(x.diagonal(dim1=-2, dim2=-1))
+
+
+PERMUTATION = Structure("a permutation", _is_permutation, _drawn_permutation, decided=Tensor.numel)
 STRUCTURES = (
     *_vectors(-2),
     *_vectors(-1),
     Structure("orthogonal", _of_matrices(_is_orthogonal), _drawn_orthogonal),
     Structure("positive-definite", _of_matrices(_is_positive_definite), _drawn_positive_definite),
     Structure(
-        "symmetric", _of_matrices(_is_symmetric), _drawn_square(lambda x: (x + x.mT) / math.sqrt(2))
+        "symmetric",
+        _of_matrices(_is_symmetric),
+        _drawn_square(lambda x: _mirrored(x) * math.sqrt(2)),
+        tangent=_mirrored,
     ),
     Structure(
         "lower triangular",
         _of_matrices(lambda x: torch.equal(x, x.tril())),
         _drawn_square(Tensor.tril),
+        tangent=Tensor.tril,
     ),
     Structure(
         "upper triangular",
         _of_matrices(lambda x: torch.equal(x, x.triu())),
         _drawn_square(Tensor.triu),
+        tangent=Tensor.triu,
     ),
     Structure(
         "diagonal",
-        _of_matrices(_is_diagonal),
-        _drawn_square(lambda x: torch.diag_embed((x + (x == 0)).diagonal(dim1=-2, dim2=-1))),
+        _of_matrices(lambda x: torch.equal(x, _diagonal(x))),
+        _drawn_square(lambda x: _diagonal(x + (x == 0))),
+        tangent=_diagonal,
     ),
-    Structure("a permutation", _is_permutation, _drawn_permutation),
-    Structure("sorted", _index_sorted, _drawn_sorted_index),
+    PERMUTATION,
+    Structure("sorted", _index_sorted, _drawn_sorted_index, decided=_last_dimension),
     Structure(
         "sorted",
-        _of_values(lambda x: x.shape[-1] >= LEAST_ELEMENTS and _is_sorted(x), LEAST_ELEMENTS, 1),
+        _of_values(_is_sorted),
         partial(_made, lambda x: x.sort(-1).values),
+        decided=_last_dimension,
     ),
-    Structure("made of whole numbers", _of_values(_is_whole, LEAST_ELEMENTS), _drawn_whole),
+    Structure("made of whole numbers", _of_values(_is_whole), _drawn_whole, decided=Tensor.numel),
 )
 """The last that is lost names the loss: a matrix is not symmetric, rather than not definite."""
 

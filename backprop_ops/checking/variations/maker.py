@@ -63,6 +63,18 @@ class Maker:
                 given = self._mapped(given, kept)
         return case.but(change, given)
 
+    def like(self, case: Case, cases: Iterator[Case]) -> Iterator[Case]:
+        """Those of the cases that are in the domain and have the structures of the first one."""
+        lost = self.structures.left(case.arguments)
+        for other in cases:
+            given = self._mapped(case.arguments, other.arguments)
+            unlike = any(not _same(given[name], other.arguments[name]) for name in self.maps)
+            # A map may take a member to another one, which is simpler only where it is smaller.
+            if unlike and elements(given) >= elements(case.arguments):
+                continue
+            if self.structures.left(given) == lost:
+                yield case.of(given) if unlike else other
+
     def _mapped(self, before: Arguments, arguments: Arguments) -> Arguments:
         changed = {
             name: self._into(name, arguments[name])
@@ -136,3 +148,7 @@ class Maker:
         changed = self._mapped(arguments, cut(arguments, group, size))
         kept = self.structures.kept(changed, names, self.generator)
         return None if kept is None else self._mapped(changed, kept)
+
+
+def _same(one: Any, other: Any) -> bool:
+    return one is other or (isinstance(one, Tensor) and torch.equal(one, other))
