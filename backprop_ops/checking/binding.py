@@ -18,10 +18,11 @@ from torch import Tensor
 from backprop_ops import context
 from backprop_ops.checking.acceptance import OutsideDomain, outputs_of
 from backprop_ops.checking.autograd_pair import autograd_pair, pair_of
+from backprop_ops.checking.calling import Oracle
 from backprop_ops.checking.case import FAMILIES, REACHES, Reach
+from backprop_ops.checking.finding import PROPERTIES
 from backprop_ops.checking.isolation import Crashed, forked
 from backprop_ops.checking.judging import Undifferentiable, autograd
-from backprop_ops.checking.properties import PROPERTIES, Oracle
 from backprop_ops.checking.structure import Structures
 from backprop_ops.checking.variations.maker import PRECISIONS
 from backprop_ops.leaves import Arguments, copied, tensors

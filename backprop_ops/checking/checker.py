@@ -8,32 +8,33 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from backprop_ops import context
-from backprop_ops.checking.acceptance import outputs_of
 from backprop_ops.checking.binding import BUDGET, Domain, Question, question
+from backprop_ops.checking.calling import Outside
 from backprop_ops.checking.case import FAMILIES, REACHES, Case, Surrounded, described
 from backprop_ops.checking.diagnosis import diagnosed
-from backprop_ops.checking.differences import Differences
+from backprop_ops.checking.finding import PROPERTIES, Finding
+from backprop_ops.checking.inspector import Inspector
 from backprop_ops.checking.isolation import Crashed, forked, isolating
-from backprop_ops.checking.judging import Judge, Undifferentiable, autograd
-from backprop_ops.checking.properties import PROPERTIES, Call, Finding, Inspector, Outside
 from backprop_ops.checking.report import BackwardError, Failure, Report
 from backprop_ops.checking.reproduce import reproduction
+from backprop_ops.checking.sample import (
+    as_judged,
+    comparisons,
+    is_differentiated,
+    judges_apart,
+)
 from backprop_ops.checking.shrinking import shrunk
 from backprop_ops.checking.surroundings import calls
 from backprop_ops.checking.variations import variations
 from backprop_ops.checking.variations.layouts import layouts_of_the_upstream
 from backprop_ops.checking.variations.maker import Maker
 from backprop_ops.checking.variations.values import values_alike
-from backprop_ops.comparison import Comparison
-from backprop_ops.leaves import copied
-from backprop_ops.pair import Pair
 
 MANY_OUTSIDE = 0.1  # of the cases, from where on a note counts them
 
@@ -146,6 +147,7 @@ class _Check:
     def __init__(self, asked: Question) -> None:
         self.asked = asked
         self.pair = asked.pair
+        self.sample = Case(asked.arguments, asked.seed % 2**62)
         self.inspector = Inspector(asked.pair, asked.oracle, asked.skip)
         self.maker = Maker(
             asked.pair,
@@ -153,7 +155,7 @@ class _Check:
             torch.Generator().manual_seed(asked.seed % 2**62),
             asked.maps,
             asked.fixed,
-            sentinels=self._differentiates(asked.pair),
+            sentinels=is_differentiated(self.inspector, self.sample),
             reference=asked.oracle.compared,
             dtypes=asked.dtypes,
         )
@@ -164,26 +166,18 @@ class _Check:
         self.failures: list[Failure] = []
         self.notes: dict[str, None] = {}
 
-    def _differentiates(self, pair: Pair) -> bool:
-        """Whether autograd sees through the forward itself, which is no native kernel then."""
-        arguments = copied(self.asked.arguments)
-        try:
-            outputs = outputs_of(pair, arguments)
-            autograd(pair, arguments, outputs)
-        except Exception:  # it does not
-            return False
-        return self.asked.oracle.differentiated is not None
-
     def report(self) -> Report:
-        asked = self.asked
-        sample = Case(asked.arguments, asked.seed % 2**62)
+        asked, sample = self.asked, self.sample
         try:
-            comparisons = forked(self._comparisons, sample)
+            rows = forked(comparisons, self.inspector, sample)
         except Crashed:  # reported as a failure of `call`
-            comparisons = ()
+            rows = ()
         self._note_kept()
         if not asked.oracle.on_purpose:
-            self._note_judges(sample)
+            small = self.maker.smaller(sample)
+            with suppress(Crashed):  # reported as a failure of `call`
+                said = self.inspector.learning(judges_apart, self.inspector, small, asked.seed)
+                self.notes |= dict.fromkeys(said)
         if asked.isolate:
             self.notes["isolate: what is kept from one case to the next is not seen"] = None
         self._ask(sample)
@@ -198,7 +192,7 @@ class _Check:
             hint = f": did you mean {near[0]!r}?" if near else ""
             self.notes[f"nothing to skip: no variation is {name!r}{hint}"] = None
         leaves = tuple(self.pair.leaves(asked.arguments))
-        proved = set() if "value" in asked.skip else self.inspector.judged
+        proved = set() if "value" in asked.skip else self.inspector.learned.judged
         vacuous = tuple(f"d{name}" for name in leaves if name not in proved)
         if self.failures:
             vacuous = ()
@@ -207,45 +201,10 @@ class _Check:
             why = "its values are skipped"
         for name in vacuous:
             self.notes[f"vacuous: nothing proves {name}; {why}"] = None
-        notes = (*self.notes, *self.inspector.notes.values())
+        notes = (*self.notes, *self.inspector.learned.notes.values())
         name = self.pair.backward_name
-        comparisons = tuple(self._as_judged(row) for row in comparisons)
-        return Report(name, comparisons, tuple(self.failures), notes, asked.seed, vacuous)
-
-    def _as_judged(self, row: Comparison) -> Comparison:
-        """The row, approximate where the sample's verdict on the gradient says so."""
-        on_the_sample = [f for f in self.failures if not f.changes]
-        if row.reason or any(f.input is None or f.property != "value" for f in on_the_sample):
-            return row  # the values were not asked
-        return replace(row, approximate=row.name not in {f.input for f in on_the_sample})
-
-    def _comparisons(self, sample: Case) -> tuple[Comparison, ...]:
-        """The rows: each gradient against the judge's, on the sample in its own precision."""
-        call = self.inspector.call(sample)
-        leaves = self.pair.leaves(call.arguments)
-        differences: Differences | None = None
-        try:
-            if self.asked.oracle.differentiated is None:
-                raise Undifferentiable
-            expected = autograd(self.asked.oracle.differentiated, call.arguments, call.upstreams)
-        except Exception:  # no autograd, or none in this precision
-            judge = self.inspector.judge(call.arguments, call.upstreams)
-            expected = dict(judge.expected)
-            differences = judge if isinstance(judge, Differences) else None
-        try:
-            gradients = self.inspector.gradients(call)  # comes last: it may write to all of it
-        except Exception:  # reported as a failure of `call` or `count`
-            return ()
-        if differences is not None:
-            for name, value in expected.items():
-                if getattr(gradients.get(name), "shape", None) == value.shape:
-                    value = differences.completed(name, gradients[name])
-                    expected[name] = torch.where(value.isnan(), gradients[name], value)
-        return tuple(
-            Comparison.of(f"d{name}", gradients[name], value.to(leaves[name].dtype))
-            for name, value in expected.items()
-            if isinstance(gradients.get(name), Tensor)
-        )
+        rows = tuple(as_judged(row, self.failures) for row in rows)
+        return Report(name, rows, tuple(self.failures), notes, asked.seed, vacuous)
 
     def _note_kept(self) -> None:
         """A field without annotation that is neither an output nor asked for."""
@@ -254,59 +213,6 @@ class _Check:
             unasked = name not in self.pair.outputs and name not in self.pair.saved
             if unasked and isinstance(value, Tensor) and value.is_floating_point():
                 self.notes[f"{name}: taken as kept, since the backward has no d{name}"] = None
-
-    def _note_judges(self, sample: Case) -> None:
-        with suppress(Crashed):  # reported as a failure of `call`
-            self.notes |= dict.fromkeys(self.inspector.learning(self._judges, sample))
-
-    def _judges(self, sample: Case) -> list[str]:
-        """Whether the two judges agree, and what the backward agrees with where they do not."""
-        if self.asked.oracle.differentiated is None:
-            return []
-        small = self.maker.smaller(sample)
-        call = self.inspector.call(small)
-        judge = self.inspector.judge(call.arguments, call.upstreams)
-        if isinstance(judge, Differences):
-            return [
-                "autograd cannot differentiate the forward: finite differences of it are the judge"
-            ]
-        notes = []
-        differences = self.asked.oracle.differences(call.arguments, call.upstreams)
-        for name, value in judge.expected.items():
-            if not value.numel() or not value.isfinite().all():
-                continue
-            generator = torch.Generator().manual_seed(self.asked.seed % 2**62)
-            direction = torch.randn(value.shape, generator=generator, dtype=torch.float64)
-            direction = direction.to(value.device)
-            slope = differences.along(name, direction)
-            said = (value * direction).sum().item()
-            # A forward may compute in the sample's precision whatever it gets.
-            eps = max(torch.finfo(x.dtype).eps for x in self.pair.leaves(call.arguments).values())
-            allowed = 100 * slope.error + 64 * eps * (value * direction).abs().sum().item()
-            if not slope.least - allowed <= said <= slope.most + allowed and slope.error < abs(
-                said
-            ) + abs(slope.value):
-                notes.append(
-                    f"the judges disagree on d{name}: along a drawn direction autograd says "
-                    f"{said:.6g}, finite differences say {slope.value:.6g}; the forward detaches "
-                    f"something, or a part of it has another backward"
-                )
-                if self._sides_with_differences(call, judge, differences, name):
-                    self.inspector.differenced.add(name)
-        return notes
-
-    def _sides_with_differences(
-        self, call: Call, judge: Judge, differences: Differences, name: str
-    ) -> bool:
-        """Whether the backward follows them where the two disagree: it does so in all cases."""
-        try:
-            gradient = self.inspector.gradients(call)[name]
-            wrong = [
-                bool(j.verdicts({name: gradient})[name].wrong.any()) for j in (judge, differences)
-            ]
-        except Exception:  # reported as a failure of another property
-            return False
-        return wrong == [True, False]
 
     def _ask_variations(self, sample: Case) -> None:
         """The nearer cases first, so that a failure is found as near to the sample as it is."""

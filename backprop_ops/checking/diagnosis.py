@@ -18,6 +18,8 @@ import torch
 
 from backprop_ops.checking.case import Case
 from backprop_ops.checking.evidence import Evidence, Likely
+from backprop_ops.checking.finding import Finding
+from backprop_ops.checking.inspector import Inspector
 from backprop_ops.checking.isolation import Crashed, forked
 from backprop_ops.checking.mistakes import (
     calls,
@@ -30,7 +32,6 @@ from backprop_ops.checking.mistakes import (
     upstreams,
     values,
 )
-from backprop_ops.checking.properties import Finding, Inspector
 from backprop_ops.checking.sizing import groups, resized, size_of
 from backprop_ops.checking.variations.precisions import in_precision
 from backprop_ops.leaves import replaced

@@ -49,7 +49,7 @@ class Differences:
     nothing.
     """
 
-    source = "finite differences"
+    says = "finite differences say"
 
     def __init__(
         self,

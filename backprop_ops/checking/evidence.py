@@ -10,9 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from backprop_ops.checking.calling import Call
 from backprop_ops.checking.case import Case
+from backprop_ops.checking.inspector import Inspector
 from backprop_ops.checking.judging import ALLOWED, Judge
-from backprop_ops.checking.properties import Call, Inspector
 
 LIKE = 1e-2  # of the largest entry, by which a gradient may differ from a mistake's
 

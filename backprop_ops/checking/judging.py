@@ -57,7 +57,7 @@ class Verdict(NamedTuple):
 class Judge(Protocol):
     """Who says what the gradients of one call are."""
 
-    source: str
+    says: str
 
     @property
     def expected(self) -> Leaves:
@@ -83,7 +83,7 @@ class Autograd:
     cancellation, and what is right at a kink, is asked only where one does not.
     """
 
-    source = "autograd"
+    says = "autograd says"
 
     def __init__(
         self,

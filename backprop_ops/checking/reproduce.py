@@ -18,10 +18,13 @@ from torch import Tensor
 
 from backprop_ops._torch import as_written
 from backprop_ops.checking.autograd_pair import AutogradPair
+from backprop_ops.checking.calling import Call
 from backprop_ops.checking.case import Case, Shared, Surrounded
+from backprop_ops.checking.finding import Finding
+from backprop_ops.checking.global_state import global_state_kept
+from backprop_ops.checking.inspector import Inspector
 from backprop_ops.checking.isolation import forked
 from backprop_ops.checking.judging import Autograd
-from backprop_ops.checking.properties import Call, Finding, Inspector, global_state_kept
 from backprop_ops.checking.sizing import elements
 from backprop_ops.leaves import replaced, tensors
 from backprop_ops.pair import Pair

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from backprop_ops.checking.case import Case, UpstreamMade
 from backprop_ops.checking.diagnosis import Diagnosis
-from backprop_ops.checking.properties import Finding, Inspector
+from backprop_ops.checking.finding import Finding
+from backprop_ops.checking.inspector import Inspector
 from backprop_ops.checking.sizing import cut, elements, groups, size_of
 from backprop_ops.checking.variations.maker import Maker
 from backprop_ops.leaves import replaced

@@ -11,20 +11,18 @@ from torch import Tensor
 from backprop_ops._torch import autograd_refuses
 from backprop_ops.checking.acceptance import accepts
 from backprop_ops.checking.autograd_pair import AutogradPair
-from backprop_ops.checking.case import Case, Surrounded
-from backprop_ops.checking.properties import (
-    LATER,
-    OTHERS,
+from backprop_ops.checking.calling import (
     WAIVED,
     BackwardRaises,
     Call,
-    Finding,
-    Inspector,
-    apart,
     dense,
     first_line,
     type_name,
 )
+from backprop_ops.checking.case import Case, Surrounded
+from backprop_ops.checking.finding import LATER, OTHERS, Finding
+from backprop_ops.checking.inspector import Inspector
+from backprop_ops.checking.same import apart
 from backprop_ops.leaves import replaced
 
 

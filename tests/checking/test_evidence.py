@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import torch
 
+from backprop_ops.checking.calling import Learned, Oracle
 from backprop_ops.checking.case import Case
 from backprop_ops.checking.evidence import Evidence
-from backprop_ops.checking.properties import Inspector, Oracle
+from backprop_ops.checking.inspector import Inspector
 from backprop_ops.pair import Pair
 
 
@@ -22,7 +23,7 @@ def test_an_experiment_is_judged_as_the_check_judges() -> None:
     """On a leaf where the judges disagree, what either says is right."""
     pair = Pair.bind(half_detached, half_detached_backward)
     case = Case({"x": torch.tensor([0.5, -1.25])}, 0)
-    inspector = Inspector(pair, Oracle(pair, pair), differenced={"x"})
+    inspector = Inspector(pair, Oracle(pair, pair), learned=Learned(differenced={"x"}))
     assert not inspector.findings(case)
     assert Evidence(inspector, case, "x").holds(case)
     strict = Inspector(pair, Oracle(pair, pair))

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from backprop_ops import check
 from backprop_ops.checking.case import FAMILIES
-from backprop_ops.checking.properties import PROPERTIES
+from backprop_ops.checking.finding import PROPERTIES
 
 pytestmark = pytest.mark.usefixtures("unseen")
 

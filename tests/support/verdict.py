@@ -14,6 +14,6 @@ def unexplained() -> AbstractContextManager[Any]:
     return patch.multiple(
         checker,
         diagnosed=lambda *_: None,
-        shrunk=lambda inspector, maker, *found: found,
+        shrunk=lambda _inspector, _maker, *found: found,
         reproduction=lambda *_: "",
     )

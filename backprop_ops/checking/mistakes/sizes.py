@@ -13,9 +13,9 @@ from torch import Tensor
 
 from backprop_ops.broadcasting import sum_to
 from backprop_ops.checking.acceptance import accepts
+from backprop_ops.checking.calling import Call
 from backprop_ops.checking.case import Resized, condition
 from backprop_ops.checking.evidence import Evidence, Likely, ratio_of
-from backprop_ops.checking.properties import Call
 from backprop_ops.checking.sizing import cut, groups
 
 
