@@ -25,6 +25,7 @@ from backprop_ops.checking.global_state import global_state_kept
 from backprop_ops.checking.inspector import Inspector
 from backprop_ops.checking.isolation import forked
 from backprop_ops.checking.judging import Autograd
+from backprop_ops.checking.same import ALLOWED_APART
 from backprop_ops.checking.sizing import elements
 from backprop_ops.leaves import replaced, tensors
 from backprop_ops.pair import Pair
@@ -319,9 +320,17 @@ class _Code:
             f"first = {name}.clone()",
             f"for _ in range({CALLS}):",
             f"    {called}",
-            f"    assert torch.allclose({name}, first, equal_nan=True), "
-            f'f"{name} was {{first}}, is {{{name}}}"',
+            f"    {self._same_as_first(name)}",
         ]
+
+    def _same_as_first(self, name: str) -> str:
+        """An assertion as strict as `same.apart`."""
+        dtypes = {x.dtype for x in self.pair.leaves(self.call.arguments).values()}
+        rtol = ALLOWED_APART * max(torch.finfo(dtype).eps for dtype in dtypes)
+        return (
+            f"assert torch.allclose({name}, first, {rtol:.1e}, 0, equal_nan=True), "
+            f'f"{name} was {{first}}, moves by {{({name} - first).abs().max()}}"'
+        )
 
     def _of_state(self, finding: Finding, name: str | None, called: str) -> list[str]:
         if finding.kind == "uninitialised":
@@ -351,10 +360,7 @@ class _Code:
         surrounded = next((c for c in self.case.changes if isinstance(c, Surrounded)), None)
         if surrounded is None or name is None:
             return self._of_two_calls(name, called) if name else [called]
-        same = (
-            f"assert torch.allclose({name}, first, equal_nan=True), "
-            f'f"{name} was {{first}}, is {{{name}}}"'
-        )
+        same = self._same_as_first(name)
         between = {
             "no_grad": ["with torch.no_grad():", f"    {called}"],
             "requiring": [
@@ -457,7 +463,7 @@ def literal(value: Any) -> str:
     """Code for an argument: a tensor with its numbers, precision and strides."""
     if isinstance(value, (tuple, list)):
         parts = ", ".join(literal(part) for part in value)
-        return f"[{parts}]" if isinstance(value, list) else f"({parts},)"
+        return f"[{parts}]" if isinstance(value, list) else f"({parts}{',' * (len(value) == 1)})"
     if not isinstance(value, Tensor):
         return repr(value)
     value = value.detach()

@@ -90,6 +90,20 @@ def test_literals_have_the_layout(lay_out: Callable[[Tensor], Tensor]) -> None:
     assert again.stride() == x.stride()
 
 
+@pytest.mark.parametrize("value", [(), (1,), (1, 2), [], [0.5]])
+def test_literals_of_sequences(value: Any) -> None:
+    assert eval(literal(value)) == value
+
+
+def test_a_difference_in_the_last_digits_is_shown() -> None:
+    def noisy(dout, x):
+        return dout * 2 * x * (1 + 1e-8 * torch.rand(()))
+
+    report = check(lambda x: x * x, noisy, (torch.tensor([[0.5]], dtype=torch.float64),), seed=0)
+    assert HERE_ALONE not in report.failures[0].reproduce
+    assert "first" in report.failures[0].reproduce
+
+
 def test_a_lambda_has_a_name_in_the_code() -> None:
     report = check(lambda x: x * x, lambda dout, x: dout * x, (X,), seed=0)
     code = report.failures[0].reproduce
