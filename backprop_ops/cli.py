@@ -200,6 +200,7 @@ def _train(arguments: argparse.Namespace) -> int:
     from backprop_ops.lecture.training import DivergedError
 
     run = _training(arguments)
+    done = run.step
     if arguments.check_gradients and not _gradients_agree(run, arguments):
         return 1
     saved = None  # the steps in the checkpoint
@@ -213,6 +214,8 @@ def _train(arguments: argparse.Namespace) -> int:
         finished = _steps(run, arguments.steps, save if arguments.save else None)
         if finished:
             _evaluate(run)
+            if run.step > done:
+                print(_speed(run, run.step - done))
     except KeyboardInterrupt:
         finished = False
     except BrokenPipeError:
@@ -245,7 +248,7 @@ def _training(arguments: argparse.Namespace) -> Training:
     if arguments.resume is None:
         return Training.start(Options(**given), dataset)
     try:
-        run = resume(arguments.resume, dataset)
+        run = resume(arguments.resume, dataset, _say)
     except CheckpointError as error:
         _refuse(arguments, f"argument --resume: {error}")
     for option, value in given.items():
@@ -298,12 +301,21 @@ def _steps(run: Training, steps: int, save: Callable[[], None] | None) -> bool:
         def show(step: Step) -> None:
             if step.number % PROGRESS_EVERY == 0:
                 print(f"{step.number:7d}/{steps:7d}: {step.loss.item():.4f}", flush=True)
-            if run.step % 100 == 0 and not bar.disable:
+            if step.number % 100 == 99 and not bar.disable:
                 speed = bar.tasks[0].speed or 0
                 text = f"loss {step.loss.item():.4f}, {speed:,.0f} steps/s"
-                bar.update(task, completed=run.step, description=text)
+                bar.update(task, completed=step.number + 1, description=text)
 
-        return run.run(steps, show, save)
+        return run.run(steps, show, save, _say)
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr)
+
+
+def _speed(run: Training, steps: int) -> str:
+    kind = f"compiled in {run.seconds_compiling:.1f} s" if run.compiled else "plain"
+    return f"{steps:,} steps in {run.seconds:.1f} s, {steps / run.seconds:,.0f} steps/s, {kind}"
 
 
 def _evaluate(run: Training) -> None:

@@ -128,17 +128,18 @@ def test_train_save_resume_sample(few_file: Path, tmp_path: Path) -> None:
     assert re.fullmatch(r"      0/    300: \d\.\d{4}", lines[0])
     for name, line in zip(("train", "val", "test"), lines[1:4], strict=True):
         assert re.fullmatch(rf"{name} \d\.\d{{4}}", line)
-    assert len(lines) == 4 + 20
+    assert len(lines) == 4 + 20 + 1
+    assert re.fullmatch(r"300 steps in \d+\.\d s, [\d,]+ steps/s, plain", lines[-1])
 
     assert run("train", *options, "--steps", 100, "--save", part).returncode == 0
     second = run("train", "--names", few_file, "--steps", 300, "--resume", part, "--save", part)
     assert second.returncode == 0, second.stderr
-    assert second.stdout.splitlines() == lines[1:]
+    assert second.stdout.splitlines()[:-1] == lines[1:-1]
     for a, b in zip(load(whole).parameters, load(part).parameters, strict=True):
         assert torch.equal(a, b)
 
     sample = run("sample", "--from", whole, "--count", 20)
-    assert sample.stdout.splitlines() == lines[4:]
+    assert sample.stdout.splitlines() == lines[4:-1]
     other = run("sample", "--from", whole, "--count", 5, "--seed", 1)
     assert len(other.stdout.splitlines()) == 5
 

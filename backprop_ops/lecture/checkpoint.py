@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import errno
+import hashlib
+import io
 import os
 import uuid
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -16,7 +19,8 @@ from backprop_ops.lecture.data import Dataset
 from backprop_ops.lecture.network import BLOCK_SIZE, EMBEDDING, Parameters, Statistics, calibrate
 from backprop_ops.lecture.training import Options, Training
 
-_FORMAT = 1
+_FORMAT = 2
+_DIGEST = 64  # hexadecimal digits of SHA-256
 
 
 class CheckpointError(ValueError):
@@ -34,6 +38,8 @@ class Checkpoint:
     generator: Tensor
     alphabet: str
     digest: str
+    compiled: bool | None
+    machine: str
 
 
 def save(run: Training, file: Path) -> None:
@@ -51,11 +57,13 @@ def save(run: Training, file: Path) -> None:
         "generator": run.generator.get_state(),
         "alphabet": run.dataset.alphabet,
         "digest": run.dataset.digest,
+        "compiled": run.compiled,
+        "machine": _machine(),
     }
     target = file.resolve()
     with _temporary_beside(target) as stream:
         try:
-            torch.save(checkpoint, stream)
+            stream.write(_sealed(checkpoint))
             stream.flush()
             os.fsync(stream.fileno())
             os.replace(stream.name, target)
@@ -67,9 +75,11 @@ def save(run: Training, file: Path) -> None:
 def load(file: Path) -> Checkpoint:
     """Read a checkpoint. Raises CheckpointError where it is none, or is damaged."""
     try:
-        content = torch.load(file, map_location="cpu", weights_only=True)
+        content = torch.load(_unsealed(file), map_location="cpu", weights_only=True)
     except OSError as error:
         raise CheckpointError(f"{file}: {error.strerror or error}") from None
+    except CheckpointError:
+        raise
     except Exception:  # a file of another kind raises errors of no common type
         raise CheckpointError(f"{file}: not a checkpoint, or a damaged one") from None
     try:
@@ -85,17 +95,53 @@ def load(file: Path) -> Checkpoint:
     return checkpoint
 
 
-def resume(file: Path, dataset: Dataset) -> Training:
-    """The run as ``file`` left it. Raises CheckpointError where the data are not the same."""
+def resume(file: Path, dataset: Dataset, say: Callable[[str], None] = lambda _: None) -> Training:
+    """The run as ``file`` left it. Raises CheckpointError where the data are not the same.
+
+    ``say`` gets a line where the run goes on with other bits than it would have had.
+    """
     checkpoint = load(file)
     if checkpoint.alphabet != dataset.alphabet or checkpoint.digest != dataset.digest:
         raise CheckpointError(
             f"{file}: trained on another list of names (SHA-256 {checkpoint.digest[:12]}…) "
             f"than the one given ({dataset.digest[:12]}…); give the same --names"
         )
+    if checkpoint.machine != _machine():
+        say(f"the bits will differ: {file} is of {checkpoint.machine}, this is {_machine()}")
     generator = torch.Generator()
     generator.set_state(checkpoint.generator)
-    return Training(checkpoint.options, dataset, checkpoint.parameters, generator, checkpoint.step)
+    return Training(
+        checkpoint.options,
+        dataset,
+        checkpoint.parameters,
+        generator,
+        checkpoint.step,
+        checkpoint.compiled,
+    )
+
+
+def _sealed(checkpoint: dict[str, Any]) -> bytes:
+    """The checkpoint as torch writes it, a zip archive, with a digest of it as the comment.
+
+    The archive's own checksums leave out its headers.
+    """
+    buffer = io.BytesIO()
+    torch.save(checkpoint, buffer)
+    archive = buffer.getvalue()[:-2] + _DIGEST.to_bytes(2, "little")  # the length of the comment
+    return archive + hashlib.sha256(archive).hexdigest().encode()
+
+
+def _unsealed(file: Path) -> IO[bytes]:
+    """The archive in ``file``; CheckpointError where a byte of it has changed."""
+    content = file.read_bytes()
+    if content[-_DIGEST:] != hashlib.sha256(content[:-_DIGEST]).hexdigest().encode():
+        raise CheckpointError(f"{file}: not a checkpoint, or a damaged one")
+    return io.BytesIO(content)
+
+
+def _machine() -> str:
+    """What decides on the bits of a compiled run."""
+    return f"torch {torch.__version__}, {torch.backends.cpu.get_cpu_capability()}"
 
 
 def check_writable(file: Path) -> None:

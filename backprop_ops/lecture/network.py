@@ -311,9 +311,17 @@ class Statistics(NamedTuple):
 
 
 def calibrate(parameters: Parameters, context: Tensor) -> Statistics:
-    _, _, hprebn = _embed(parameters, context)
-    var, mean = torch.var_mean(hprebn, 0, keepdim=True)
-    return Statistics(mean, var)
+    """From the mean and covariance of embcat, since hprebn is linear in it: var = diag(W1ᵀ Σ W1).
+
+    hprebn itself would be (n, hidden), of a whole training set.
+    """
+    C, W1, b1 = (parameter.double() for parameter in parameters[:3])
+    embcat = C[context].flatten(1)
+    mean = embcat.mean(0, keepdim=True)
+    embcat -= mean
+    covariance = embcat.T @ embcat / (len(context) - 1)
+    var = (W1 * (covariance @ W1)).sum(0, keepdim=True)
+    return Statistics(*(x.to(parameters.W1.dtype) for x in (mean @ W1 + b1, var)))
 
 
 def predict(parameters: Parameters, statistics: Statistics, context: Tensor) -> Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from types import FrameType
@@ -14,8 +15,11 @@ import torch
 from torch import Tensor
 
 from backprop_ops.comparison import Comparison
+from backprop_ops.lecture.compiled import BLOCK, Block, NoCompilerError, compiled
 from backprop_ops.lecture.data import Dataset
 from backprop_ops.lecture.network import (
+    BLOCK_SIZE,
+    EMBEDDING,
     LECTURE_SEED,
     Parameters,
     fused_backward,
@@ -25,6 +29,8 @@ from backprop_ops.lecture.network import (
 
 DECAY_STEP = 100_000  # from here on the learning rate is a tenth
 SAVE_EVERY = 10_000  # steps
+COMPILED_FROM = 50_000  # steps left, whose plain run takes longer than compiling and running them
+ONE_THREAD = 2**24  # multiplications of a step's matrix products, below which one thread is faster
 
 
 class DivergedError(ArithmeticError):
@@ -42,16 +48,19 @@ class Options:
 
 
 class Step(NamedTuple):
-    """One step of training: how many were done before it, its batch, and the loss on it."""
+    """One step of training: how many were done before it, and the loss on its batch."""
 
     number: int
-    context: Tensor
-    target: Tensor
     loss: Tensor
 
 
 class Training:
-    """A run between two steps: ``step`` are done, the generator draws the next batch."""
+    """A run between two steps: ``step`` are done, the generator draws the next batch.
+
+    ``compiled``: whether its steps are compiled, which rounds otherwise than the plain ones; None
+    before the first step. ``seconds``: what `run` took for its steps, and ``seconds_compiling`` for
+    that.
+    """
 
     def __init__(
         self,
@@ -60,12 +69,15 @@ class Training:
         parameters: Parameters,
         generator: torch.Generator,
         step: int = 0,
+        compiled: bool | None = None,
     ) -> None:
         self.options = options
         self.dataset = dataset
         self.parameters = parameters
         self.generator = generator
         self.step = step
+        self.compiled = compiled
+        self.seconds = self.seconds_compiling = 0.0
 
     @classmethod
     def start(cls, options: Options, dataset: Dataset) -> Training:
@@ -77,40 +89,94 @@ class Training:
         parameters = Parameters(*(parameter.clone() for parameter in self.parameters))
         generator = torch.Generator()
         generator.set_state(self.generator.get_state())
-        return Training(self.options, self.dataset, parameters, generator, self.step)
+        return Training(self.options, self.dataset, parameters, generator, self.step, self.compiled)
 
     def advance(self) -> Step:
         """Draw a batch, derive the gradients by hand, and step against them."""
-        train = self.dataset.train
-        rows = torch.randint(
-            len(train.target), (self.options.batch_size,), generator=self.generator
-        )
-        context, target = train.context[rows], train.target[rows]
-        values = fused_forward(self.parameters, context, target)
-        gradients = fused_backward(self.parameters, values, context, target)
-        lr = self.options.lr if self.step < DECAY_STEP else self.options.lr / 10
-        for parameter, gradient in zip(self.parameters, gradients, strict=True):
-            parameter.add_(gradient, alpha=-lr)
+        loss = self._update(*self._batch())
         self.step += 1
-        return Step(self.step - 1, context, target, values.loss.out)
+        return Step(self.step - 1, loss)
 
     def run(
-        self, steps: int, on_step: Callable[[Step], None], save: Callable[[], None] | None = None
+        self,
+        steps: int,
+        on_step: Callable[[Step], None],
+        save: Callable[[], None] | None = None,
+        say: Callable[[str], None] = lambda _: None,
     ) -> bool:
         """Train until ``steps`` are done in all. False if Ctrl-C ended it earlier.
 
-        ``save`` is called every 10,000 steps and at the end, Ctrl-C's end included. Raises
-        DivergedError where a parameter is no longer finite.
+        A run that begins with 50,000 steps or more is compiled, another is not, and a resumed one
+        goes on as it began. ``save`` is called every 10,000 steps and at the end, Ctrl-C's end
+        included; ``say`` with a line on what takes time or changes the bits. Raises DivergedError
+        where a parameter is no longer finite.
         """
-        with torch.no_grad(), one_thread(), interruption() as interrupted:
-            while self.step < steps and not interrupted.is_set():
-                on_step(self.advance())
-                if save is not None and self.step % SAVE_EVERY == 0:
+        with torch.no_grad(), threads_for(self.options):
+            block = self._block(steps, say)
+            begun = time.perf_counter()
+            with interruption() as interrupted:
+                while self.step < steps and not interrupted.is_set():
+                    until_save = SAVE_EVERY - self.step % SAVE_EVERY
+                    for step in self._some(block, min(steps - self.step, until_save)):
+                        on_step(step)
+                    if save is not None and self.step % SAVE_EVERY == 0:
+                        save()
+                self.seconds = time.perf_counter() - begun
+                self.require_finite()
+                if save is not None:
                     save()
-            self.require_finite()
-            if save is not None:
-                save()
         return self.step == steps
+
+    def _some(self, block: Block | None, most: int) -> list[Step]:
+        """The next step, or with a block the next ones."""
+        if block is None:
+            return [self.advance()]
+        numbers = range(self.step, self.step + min(most, BLOCK))
+        rates = torch.tensor([self._rate(number) for number in numbers])
+        rows = self._rows(len(numbers))
+        self.parameters, losses = block(self.parameters, self.dataset.train, rows, rates)
+        self.step += len(numbers)
+        return list(map(Step, numbers, losses.unbind()))
+
+    def _block(self, steps: int, say: Callable[[str], None]) -> Block | None:
+        """The compiled block of a run that has one."""
+        as_begun, left = self.compiled, steps - self.step
+        if as_begun is None:
+            self.compiled = left >= COMPILED_FROM
+        if not self.compiled or not left:
+            return None
+        say("compiling the training step …")
+        before = time.perf_counter()
+        try:
+            return compiled(self.parameters, self.dataset.train, self.options.batch_size)
+        except NoCompilerError as error:
+            self.compiled = False
+            bits = "; the bits differ from those of the run that is resumed" if as_begun else ""
+            say(f"nothing compiled, going on at the plain speed{bits}: {error}")
+            return None
+        finally:
+            self.seconds_compiling = time.perf_counter() - before
+
+    def _rows(self, *steps: int) -> Tensor:
+        """The examples of the next batches, (*steps, batch): the same drawn at once or in turn."""
+        size = (*steps, self.options.batch_size)
+        return torch.randint(len(self.dataset.train.target), size, generator=self.generator)
+
+    def _batch(self) -> tuple[Tensor, Tensor]:
+        """Contexts and targets of the next batch."""
+        rows, train = self._rows(), self.dataset.train
+        return train.context[rows], train.target[rows]
+
+    def _rate(self, step: int) -> float:
+        return self.options.lr if step < DECAY_STEP else self.options.lr / 10
+
+    def _update(self, context: Tensor, target: Tensor) -> Tensor:
+        """The loss on a batch, and a step against its gradients."""
+        values = fused_forward(self.parameters, context, target)
+        gradients = fused_backward(self.parameters, values, context, target)
+        for parameter, gradient in zip(self.parameters, gradients, strict=True):
+            parameter.add_(gradient, alpha=-self._rate(self.step))
+        return values.loss.out
 
     def require_finite(self) -> None:
         """Raise DivergedError where a parameter is infinite or nan."""
@@ -126,22 +192,26 @@ class Training:
         copy, comparisons = self.copy(), []
         with torch.no_grad():
             for _ in range(steps):
-                before = copy.copy().parameters
-                comparisons.append(_compare_with_autograd(before, copy.advance()))
+                batch = copy._batch()
+                comparisons.append(_compare_with_autograd(copy.parameters, *batch))
+                copy._update(*batch)
+                copy.step += 1
         return [_worst(of_one) for of_one in zip(*comparisons, strict=True)]
 
 
-def _compare_with_autograd(parameters: Parameters, step: Step) -> list[Comparison]:
-    """The gradients of ``step``, derived again in float64, against autograd's.
+def _compare_with_autograd(
+    parameters: Parameters, context: Tensor, target: Tensor
+) -> list[Comparison]:
+    """The gradients of a batch in float64, by hand against autograd's.
 
-    ``parameters`` are those before the step. In float32 the gradient of b1 would be rounding alone
-    on both sides: batch normalization makes it zero.
+    In float32 the gradient of b1 would be rounding alone on both sides: batch normalization makes
+    it zero.
     """
     with torch.enable_grad():
         leaves = Parameters(*(p.double().requires_grad_() for p in parameters))
-        values = fused_forward(leaves, step.context, step.target)
+        values = fused_forward(leaves, context, target)
         expected = torch.autograd.grad(values.loss.out, leaves)
-    gradients = fused_backward(leaves, values, step.context, step.target)
+    gradients = fused_backward(leaves, values, context, target)
     return [
         Comparison.of(name, gradient, reference)
         for name, gradient, reference in zip(Parameters._fields, gradients, expected, strict=True)
@@ -160,10 +230,12 @@ def _worst(comparisons: tuple[Comparison, ...]) -> Comparison:
 
 
 @contextlib.contextmanager
-def one_thread() -> Iterator[None]:
+def threads_for(options: Options) -> Iterator[None]:
     """One thread for the matrix products of small batches, where more cost more than they save."""
     threads = torch.get_num_threads()
-    torch.set_num_threads(1)
+    width = BLOCK_SIZE * EMBEDDING
+    if options.batch_size * options.hidden * width < ONE_THREAD:
+        torch.set_num_threads(1)
     try:
         yield
     finally:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from backprop_ops.lecture.checkpoint import CheckpointError, load, resume, save
+from backprop_ops.lecture.checkpoint import CheckpointError, _sealed, load, resume, save
 from backprop_ops.lecture.data import Dataset, build_dataset
 from backprop_ops.lecture.training import DivergedError, Training
 from tests.lecture.test_training import SMALL, advanced, assert_same_bits
@@ -73,11 +73,11 @@ def other_content(file: Path) -> None:
 def wrong_shape(file: Path) -> None:
     content = torch.load(file, weights_only=True)
     content["parameters"]["W2"] = torch.ones(2, 2)
-    torch.save(content, file)
+    file.write_bytes(_sealed(content))
 
 
 def other_format(file: Path) -> None:
-    torch.save({**torch.load(file, weights_only=True), "format": 99}, file)
+    file.write_bytes(_sealed({**torch.load(file, weights_only=True), "format": 99}))
 
 
 @pytest.mark.parametrize("spoil", [damaged, text, other_content, wrong_shape, other_format])
@@ -87,6 +87,29 @@ def test_what_is_no_checkpoint(few: Dataset, tmp_path: Path, spoil: object) -> N
     spoil(file)
     with pytest.raises(CheckpointError, match=f"^{file}: "):
         load(file)
+
+
+def test_a_byte_that_was_changed(few: Dataset, tmp_path: Path) -> None:
+    """Anywhere: in the numbers, where they stay finite, in the archive's headers, in the digest."""
+    file = tmp_path / "run.pt"
+    save(Training.start(SMALL, few), file)
+    content = file.read_bytes()
+    for at in [*range(0, len(content), 997), *range(len(content) - 100, len(content))]:
+        file.write_bytes(content[:at] + bytes([content[at] ^ 1]) + content[at + 1 :])
+        with pytest.raises(CheckpointError, match="not a checkpoint, or a damaged one"):
+            load(file)
+
+
+def test_another_machine_is_said(
+    few: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file, said = tmp_path / "run.pt", []
+    save(Training.start(SMALL, few), file)
+    resume(file, few, said.append)
+    assert not said
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "Z80")
+    resume(file, few, said.append)
+    assert [line.endswith("Z80") for line in said] == [True]
 
 
 def test_missing_checkpoint(tmp_path: Path) -> None:

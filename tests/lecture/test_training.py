@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import signal
+from pathlib import Path
 
 import pytest
 import torch
 
 from backprop_ops import Comparison
 from backprop_ops.lecture import training
+from backprop_ops.lecture.checkpoint import resume, save
+from backprop_ops.lecture.compiled import NoCompilerError
 from backprop_ops.lecture.data import Dataset
 from backprop_ops.lecture.network import Parameters, calibrate
 from backprop_ops.lecture.sampling import split_loss
@@ -18,7 +21,7 @@ from backprop_ops.lecture.training import (
     Step,
     Training,
     interruption,
-    one_thread,
+    threads_for,
 )
 
 SMALL = Options(batch_size=16, hidden=24)
@@ -110,11 +113,67 @@ def test_first_interrupt_waits_for_the_step() -> None:
     assert signal.getsignal(signal.SIGINT) is before
 
 
-def test_threads_are_left_as_they_were() -> None:
+@pytest.mark.parametrize(("options", "alone"), [(Options(), True), (Options(2048, 1000), False)])
+def test_threads_are_of_the_work_and_left_as_they_were(options: Options, alone: bool) -> None:
     before = torch.get_num_threads()
-    with one_thread():
-        assert torch.get_num_threads() == 1
-    assert torch.get_num_threads() == before
+    torch.set_num_threads(2)
+    try:
+        with threads_for(options):
+            assert torch.get_num_threads() == (1 if alone else 2)
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+
+
+@pytest.fixture
+def short_runs_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(training, "COMPILED_FROM", 1)
+
+
+@pytest.mark.usefixtures("short_runs_compiled")
+def test_a_compiled_run_is_the_plain_one_rounded_otherwise(few: Dataset, tmp_path: Path) -> None:
+    plain, run, losses, said = Training.start(SMALL, few), Training.start(SMALL, few), [], []
+    assert run.run(250, lambda step: losses.append(step.loss.item()), say=said.append)
+    assert run.compiled
+    assert said == ["compiling the training step …"]
+    assert losses == pytest.approx([plain.advance().loss.item() for _ in range(250)], rel=1e-4)
+    assert torch.equal(run.generator.get_state(), plain.generator.get_state())
+
+    part, file = Training.start(SMALL, few), tmp_path / "run.pt"
+    assert part.run(37, lambda _: None)
+    save(part, file)
+    resumed = resume(file, few)
+    assert resumed.run(250, lambda _: None)
+    assert_same_bits(resumed, run)
+
+
+def test_a_short_run_is_plain_and_stays_so(
+    few: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, said, file = Training.start(SMALL, few), [], tmp_path / "run.pt"
+    run.run(5, lambda _: None, say=said.append)
+    save(run, file)
+    monkeypatch.setattr(training, "COMPILED_FROM", 1)
+    resumed = resume(file, few)
+    resumed.run(10, lambda _: None, say=said.append)
+    assert not said
+    assert_same_bits(resumed, advanced(Training.start(SMALL, few), 10))
+
+
+@pytest.mark.usefixtures("short_runs_compiled")
+@pytest.mark.parametrize("resumed", [False, True])
+def test_without_a_compiler(few: Dataset, monkeypatch: pytest.MonkeyPatch, resumed: bool) -> None:
+    def compiled(*_: object) -> None:
+        raise NoCompilerError("no g++")
+
+    monkeypatch.setattr(training, "compiled", compiled)
+    run, said = Training.start(SMALL, few), []
+    run.compiled = True if resumed else None
+    assert run.run(5, lambda _: None, say=said.append)
+    bits = "; the bits differ from those of the run that is resumed" * resumed
+    assert said[1:] == [f"nothing compiled, going on at the plain speed{bits}: no g++"]
+    assert not run.compiled
+    assert_same_bits(run, advanced(Training.start(SMALL, few), 5))
 
 
 @pytest.mark.thorough
