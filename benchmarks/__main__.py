@@ -1,6 +1,6 @@
-"""Run the benchmarks and write them as a Markdown page and plots.
+"""Run the benchmarks and write them as a Markdown page, docs/benchmarks.md, and plots.
 
-    python -m benchmarks [--out DIR] [--json FILE]
+    python -m benchmarks [--out FILE] [--json FILE]
 
 With a file that ``pytest --benchmark-json`` has written, that run is shown and nothing is timed.
 """
@@ -19,15 +19,24 @@ import pytest
 import torch
 from matplotlib import pyplot as plt
 
-from benchmarks.tables import Result, tables
+from benchmarks.tables import Result, conditions, tables
 
 mpl.use("Agg")
 FOLDER = Path(__file__).parent
+HEAD = """# Benchmarks
+
+Each cell has the time of a form as a multiple of the one beside which it was timed, and the peak
+of memory beyond what was held before. That one is the fused pair; for the training it is autograd,
+and for the checkers `check`. The two take turns, and a low quantile of the rounds is compared.
+
+`pytest --benchmark-only -k batchnorm` measures a part, and `python -m benchmarks` measures all and
+writes this page.
+"""
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("--out", type=Path, default=Path("docs/benchmarks"), metavar="DIR")
+    parser.add_argument("--out", type=Path, default=Path("docs/benchmarks.md"), metavar="FILE")
     parser.add_argument("--json", type=Path, metavar="FILE", help="a run's results, not run again")
     arguments = parser.parse_args()
     if arguments.json is None:
@@ -39,24 +48,26 @@ def main() -> int:
             run = json.loads(file.read_text())
     else:
         run = json.loads(arguments.json.read_text())
-    arguments.out.mkdir(parents=True, exist_ok=True)
+    images = arguments.out.parent / "images"
+    images.mkdir(parents=True, exist_ok=True)
     results = [_result(benchmark) for benchmark in run["benchmarks"]]
-    page = [f"Measured on {_machine(run)}.", ""]
-    for title, text in tables(results, "github").items():
-        page += [f"### {title}", "", text, ""]
-    (arguments.out / "tables.md").write_text("\n".join(page))
-    growth = [r for r in results if r.table.startswith("growth")]
+    page = [HEAD, f"Measured on {_machine(run)}; {conditions(results)}.", ""]
+    made, growth = tables(results, "github"), [r for r in results if r.table.startswith("growth")]
     for name in dict.fromkeys(r.table for r in results if r not in growth):
-        _bars([r for r in results if r.table == name], arguments.out / f"{name}.svg")
+        file = images / f"benchmarks-{name.replace(' ', '-')}.svg"
+        _bars([r for r in results if r.table == name], file)
+        title, text = next((t, text) for t, text in made.items() if t.startswith(f"{name}:"))
+        page += [f"## {title}", "", text, "", f"![{name}](images/{file.name})", ""]
     if growth:
-        _growth(growth, arguments.out / "growth.svg")
-    print(f"written to {arguments.out}/: tables.md and the plots")
+        _growth(growth, images / "benchmarks-growth.svg")
+        page += ["## Time against size", "", "![growth](images/benchmarks-growth.svg)", ""]
+    arguments.out.write_text("\n".join(page))
+    print(f"written: {arguments.out}, and its plots in {images}")
     return 0
 
 
 def _result(benchmark: dict[str, Any]) -> Result:
-    seconds = benchmark["stats"]["median"]
-    return Result(case=benchmark["group"], seconds=seconds, **benchmark["extra_info"])
+    return Result(case=benchmark["group"], **benchmark["extra_info"])
 
 
 def _machine(run: dict[str, Any]) -> str:
@@ -67,7 +78,7 @@ def _machine(run: dict[str, Any]) -> str:
 
 
 def _bars(results: list[Result], file: Path) -> None:
-    """The ratios of each case, on a logarithmic axis around the fused form's 1."""
+    """The ratios of each case, on a logarithmic axis around 1."""
     cases = list(dict.fromkeys(r.case for r in results))
     providers = list(dict.fromkeys(r.provider for r in results))
     figure, axes = plt.subplots(figsize=(9, 0.9 * len(cases) + 1), layout="constrained")
@@ -81,7 +92,7 @@ def _bars(results: list[Result], file: Path) -> None:
     axes.axvline(1, color="black", linewidth=0.8)
     axes.set_yticks([place + 0.4 for place in range(len(cases))], cases)
     axes.invert_yaxis()
-    axes.set_xlabel("time, as a multiple of the fused pair's")
+    axes.set_xlabel("time, as a multiple")
     axes.legend()
     figure.savefig(file)
     plt.close(figure)

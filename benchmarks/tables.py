@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -10,7 +11,11 @@ from tabulate import tabulate
 
 @dataclass(frozen=True)
 class Result:
-    """One provider on one case. ``ratio`` is its time by that of the form it is compared with."""
+    """One provider on one case.
+
+    ``ratio``: its time by that of the form it is compared with. ``load``: how many processes wanted
+    a core, on the mean of the minute before.
+    """
 
     table: str
     case: str
@@ -18,6 +23,7 @@ class Result:
     seconds: float
     ratio: float
     peak: int  # bytes beyond what was held before
+    load: float
     elements: int = 0
 
 
@@ -32,9 +38,16 @@ def tables(results: Sequence[Result], style: str) -> dict[str, str]:
                 rows.setdefault(result.case, {})[result.provider] = cell
         providers = dict.fromkeys(p for row in rows.values() for p in row)
         cells = [[case, *(row.get(p, "") for p in providers)] for case, row in rows.items()]
-        title = f"{name}: time as a ratio, and the peak of extra memory"
+        title = f"{name}: ratio of time · peak of extra memory"
         made[title] = tabulate(cells, headers=["", *providers], tablefmt=style, stralign="right")
     return made
+
+
+def conditions(results: Sequence[Result]) -> str:
+    """How busy the machine was; on one that others use the ratios mean little."""
+    loads, cores = [result.load for result in results], os.cpu_count() or 1
+    busy = ": busy, so the ratios mean little" if max(loads) > cores + 0.5 else ""
+    return f"load {min(loads):.1f} to {max(loads):.1f} on {cores} cores{busy}"
 
 
 def _size(count: int) -> str:

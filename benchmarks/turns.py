@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-import statistics
+import os
 import time
 from collections.abc import Callable
 from typing import Any
 
 from torch.profiler import ProfilerActivity, profile
 
-SECONDS = 1.5  # for one comparison, in as many rounds as fit
-ROUNDS = range(3, 2000)
+SECONDS = 1.0  # for one comparison, in as many rounds as fit
+ROUNDS = range(5, 2000)
+QUIET = 0.2  # the quantile of the rounds that is compared: others on the machine slow the rest
 
 
 def take_turns(benchmark: Any, run: Callable[[], Any], reference: Callable[[], Any]) -> None:
     """Time ``run`` by pytest-benchmark, ``reference`` before each of its rounds.
 
-    The ratio of the medians, and the peak of memory beyond what was held, are added to what the
-    benchmark tells.
+    What the benchmark tells gets the ratio of a low quantile of both, its seconds, the peak of
+    memory beyond what was held, and how many processes wanted a core before.
     """
     if benchmark.disabled:  # once, as a test
         benchmark(run)
@@ -29,6 +30,7 @@ def take_turns(benchmark: Any, run: Callable[[], Any], reference: Callable[[], A
         reference()
         seconds.append(time.perf_counter() - begin)
 
+    load = os.getloadavg()[0]
     run(), turn()  # what is made at the first call
     begin = time.perf_counter()
     run(), turn()
@@ -36,9 +38,14 @@ def take_turns(benchmark: Any, run: Callable[[], Any], reference: Callable[[], A
     rounds = min(max(fitting, ROUNDS.start), ROUNDS.stop)
     seconds.clear()
     benchmark.pedantic(run, setup=turn, rounds=rounds, warmup_rounds=3)
-    median = benchmark.stats.stats.median
-    benchmark.extra_info["ratio"] = median / statistics.median(seconds)
-    benchmark.extra_info["peak"] = peak_memory(run)
+    own = quantile(benchmark.stats.stats.data)
+    benchmark.extra_info.update(
+        seconds=own, ratio=own / quantile(seconds), peak=peak_memory(run), load=load
+    )
+
+
+def quantile(seconds: list[float]) -> float:
+    return sorted(seconds)[int(QUIET * len(seconds))]
 
 
 def peak_memory(run: Callable[[], Any]) -> int:
