@@ -147,3 +147,13 @@ def graph_is_freed(error: BaseException | None) -> bool:
 
 def _says(error: BaseException | None, *words: str) -> bool:
     return any(word in str(error) for word in words)
+
+
+def while_loop(
+    is_left: Callable[..., Tensor], step: Callable[..., tuple[Tensor, ...]], carried: Any
+) -> tuple[Tensor, ...]:
+    """``step`` of what is ``carried``, as often as ``is_left`` of it: a loop inside of a graph."""
+    from torch._higher_order_ops import while_loop as loop  # imports the compiler
+
+    after: tuple[Tensor, ...] = loop(is_left, step, carried)  # type: ignore[no-untyped-call]
+    return after

@@ -156,6 +156,14 @@ def test_transforms_active() -> None:
     assert seen == [False, True, True]
 
 
+def test_while_loop() -> None:
+    def doubled(x: Tensor) -> Tensor:
+        return _torch.while_loop(lambda x: x.sum() < 100, lambda x: (2 * x,), (x,))[0]
+
+    compiled = torch.compile(doubled, backend="eager", fullgraph=True)
+    assert compiled(torch.tensor([3.0])).item() == 192
+
+
 def test_decomposition() -> None:
     x, dout = torch.linspace(-3, 3, 7), torch.ones(7)
     steps = _torch.decomposition(aten.gelu_backward.default)

@@ -9,6 +9,7 @@ import os
 import uuid
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import IO, Any
 
@@ -141,7 +142,7 @@ def _unsealed(file: Path) -> IO[bytes]:
 
 def _machine() -> str:
     """What decides on the bits of a compiled run."""
-    return f"torch {torch.__version__}, {torch.backends.cpu.get_cpu_capability()}"
+    return f"torch {version('torch')}, {torch.backends.cpu.get_cpu_capability()}"
 
 
 def check_writable(file: Path) -> None:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from backprop_ops._torch import while_loop
 from backprop_ops.lecture.network import Parameters, fused_backward, fused_forward
 
 if TYPE_CHECKING:
@@ -55,8 +56,6 @@ def _block(
 
 
 def _graph() -> Callable[..., Any]:
-    from torch._higher_order_ops import while_loop
-
     def loop(*given: Tensor) -> Any:
         *parameters, context, target, rows, rates, steps = given
 
@@ -76,7 +75,7 @@ def _graph() -> Callable[..., Any]:
 
         start = torch.zeros((), dtype=torch.int64)
         carried = (start, torch.zeros(BLOCK), *parameters)
-        _, losses, *after = while_loop(is_left, step, carried)  # type: ignore[no-untyped-call]
+        _, losses, *after = while_loop(is_left, step, carried)
         return losses, *after
 
     # The C++ wrapper saves the loop from going through Python at each step.

@@ -97,7 +97,7 @@ def test_literals_of_sequences(value: Any) -> None:
 
 def test_a_difference_in_the_last_digits_is_shown() -> None:
     def noisy(dout, x):
-        return dout * 2 * x * (1 + 1e-8 * torch.rand(()))
+        return dout * 2 * x * (1 + 1e-8 * torch.rand((), dtype=x.dtype))
 
     report = check(lambda x: x * x, noisy, (torch.tensor([[0.5]], dtype=torch.float64),), seed=0)
     assert HERE_ALONE not in report.failures[0].reproduce
