@@ -36,7 +36,8 @@ from backprop_ops.checking.sizing import groups, resized, size_of
 from backprop_ops.checking.variations.precisions import in_precision
 from backprop_ops.leaves import replaced
 
-MOST_SECONDS = 10.0  # of the processor, for the name of one mistake
+MOST_SECONDS = 5.0  # of the processor, for the name of one mistake
+MOST_SECONDS_ELSEWHERE = 2.0  # of it, for the cases on which it is confirmed
 MAKES_TIES = ("values", "inputs", "layouts")  # the families that do
 OTHER_VALUES, OTHER_SIZES = 2, 2  # with which a name is confirmed
 
@@ -119,8 +120,14 @@ def _elsewhere(quiet: Inspector, case: Case, finding: Finding) -> list[tuple[Cas
     for group in groups(case.arguments)[:OTHER_SIZES]:
         size = size_of(case.arguments, group[0]) + 1
         cases.append(case.of(resized(case.arguments, group, size, generator)))
-    found = [(other, quiet.fails_there(other, finding)) for other in cases]
-    return [(other, there) for other, there in found if there is not None]
+    found, started = [], time.process_time()
+    for other in cases:
+        there = quiet.fails_there(other, finding)
+        if there is not None:
+            found.append((other, there))
+        if time.process_time() - started > MOST_SECONDS_ELSEWHERE:
+            break
+    return found
 
 
 def _tests(evidence: Evidence, finding: Finding) -> tuple[Test, ...]:

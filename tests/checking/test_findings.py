@@ -314,7 +314,12 @@ RIGHT: dict[str, Asked] = {
 }
 
 
-@pytest.mark.parametrize("name", RIGHT)
+SLOW = {"A12 a root by bisection"}
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=[pytest.mark.thorough] * (n in SLOW)) for n in RIGHT]
+)
 def test_right(name: str) -> None:
     report = RIGHT[name].report()
     assert report, str(report)

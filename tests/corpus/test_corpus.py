@@ -31,7 +31,10 @@ def assert_accepted(name: str) -> None:
     assert all(row.approximate for row in report.comparisons)
 
 
-@pytest.mark.parametrize("name", ONE_OF_EACH_KIND.values())
+@pytest.mark.parametrize(
+    "name",
+    [n for n in ONE_OF_EACH_KIND.values() if not n.startswith("scan")],  # a slow forward
+)
 def test_one_of_each_kind(name: str) -> None:
     assert not checked(WRONG[name])
 
