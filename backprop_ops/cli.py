@@ -56,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--version", action="store_true", help="print the versions and exit")
     parser.set_defaults(run=_version_or_help, parser=parser)
     commands = parser.add_subparsers(metavar="COMMAND", title="commands")
-    for add in (_add_check, _add_train, _add_sample, _add_export):
+    for add in (_add_check, _add_exercise, _add_train, _add_sample, _add_export):
         add(commands)
     arguments = parser.parse_args(argv)
     run = _version_or_help if arguments.version else arguments.run
@@ -158,6 +158,35 @@ def _show(result: Report | Exercises | str | dict[str, str], as_json: bool) -> N
         from rich.console import Console
 
         Console(highlight=False, markup=False, emoji=False, soft_wrap=True).print(result)
+
+
+def _add_exercise(commands: argparse._SubParsersAction[_Parser]) -> None:
+    summary = "write an exercise of the lecture to a file, or judge the file"
+    exercise = commands.add_parser("exercise", help=summary, description=summary)
+    exercise.add_argument("number", type=int, choices=(1, 2, 3, 4), metavar="NUMBER", help="1 to 4")
+    exercise.add_argument(
+        "--out", type=Path, metavar="FILE", help="file to write (exercise_NUMBER.py)"
+    )
+    exercise.add_argument("--check", type=Path, metavar="FILE", help="file to judge")
+    exercise.set_defaults(run=_exercise, parser=exercise)
+
+
+def _exercise(arguments: argparse.Namespace) -> int:
+    from backprop_ops.lecture.homework import judged, template
+
+    if arguments.check is not None:
+        if arguments.out is not None:
+            _refuse(arguments, "argument --out: not with --check")
+        return judged(arguments.number, arguments.check)
+    file = arguments.out or Path(f"exercise_{arguments.number}.py")
+    try:
+        with file.open("x", encoding="utf-8") as stream:
+            stream.write(template(arguments.number, file))
+    except OSError as error:  # an answer is never written over
+        _refuse(arguments, f"{file}: {error.strerror}")
+    print(f"written to {file}: fill in backward, then")
+    print(f"    backprop-ops exercise {arguments.number} --check {file}")
+    return 0
 
 
 def _add_train(commands: argparse._SubParsersAction[_Parser]) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,9 @@ from benchmarks.turns import peak_memory
 
 
 def result(table: str, case: str, provider: str, ratio: float, **more: Any) -> Result:
-    return Result(table, case, provider, seconds=ratio / 1000, ratio=ratio, peak=4096, **more)
+    return Result(
+        table, case, provider, seconds=ratio / 1000, ratio=ratio, peak=4096, load=0.5, **more
+    )
 
 
 RESULTS = [
@@ -51,27 +55,20 @@ def test_peak_memory() -> None:
 
 def test_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = tmp_path / "run.json"
-    benchmarks = [
-        {
-            "group": r.case,
-            "stats": {"median": r.seconds},
-            "extra_info": {
-                "table": r.table,
-                "provider": r.provider,
-                "ratio": r.ratio,
-                "peak": r.peak,
-                "elements": r.elements,
-            },
-        }
-        for r in RESULTS
-    ]
+    benchmarks = []
+    for each in map(asdict, RESULTS):
+        case = each.pop("case")
+        benchmarks.append({"group": case, "extra_info": each})
     machine = {"cpu": {"brand_raw": "A Processor", "count": 2}}
     run.write_text(json.dumps({"machine_info": machine, "benchmarks": benchmarks}))
-    monkeypatch.setattr("sys.argv", ["benchmarks", "--json", str(run), "--out", str(tmp_path)])
+    out = tmp_path / "page.md"
+    monkeypatch.setattr("sys.argv", ["benchmarks", "--json", str(run), "--out", str(out)])
     assert command.main() == 0
-    page = (tmp_path / "tables.md").read_text()
-    assert page.startswith("Measured on A Processor, 2 cores, torch ")
-    assert "### batchnorm: time as a ratio" in page
-    for plot in ("batchnorm.svg", "growth.svg"):
-        assert (tmp_path / plot).read_text().rstrip().endswith("</svg>")
-    assert not (tmp_path / "cross_entropy.svg").exists()  # nothing was measured of it
+    page = out.read_text()
+    assert "Measured on A Processor, 2 cores, torch " in page
+    assert "load 0.5 to 0.5 on" in page
+    assert "## batchnorm: ratio of time" in page
+    images = re.findall(r"\((images/.*?)\)", page)
+    assert images == ["images/benchmarks-batchnorm.svg", "images/benchmarks-growth.svg"]
+    for image in images:
+        assert (tmp_path / image).read_text().rstrip().endswith("</svg>")

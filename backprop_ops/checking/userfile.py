@@ -24,6 +24,19 @@ class FileError(Exception):
     def __init__(self, message: str) -> None:
         super().__init__(" ".join(message.split()))
 
+    @classmethod
+    def at(cls, path: Path, error: BaseException) -> FileError:
+        """An error of the file's own, with the line of the file that led to it."""
+        lines = [
+            frame.lineno
+            for frame in traceback.extract_tb(error.__traceback__)
+            if frame.filename == str(path.resolve())
+        ]
+        if isinstance(error, SyntaxError) and not lines:  # in the file itself
+            return cls(f"{path}, line {error.lineno}: {type(error).__name__}: {error.msg}")
+        where = f"{path}, line {lines[-1]}" if lines else str(path)
+        return cls(f"{where}: {type(error).__name__}: {error}")
+
 
 def check_file(target: str, seed: int | None = None) -> Iterator[tuple[str, Report | FileError]]:
     """Check the pair that ``FILE.py::NAME`` names, or every pair of ``FILE.py`` with a sample.
@@ -43,7 +56,7 @@ def check_file(target: str, seed: int | None = None) -> Iterator[tuple[str, Repo
     import torch  # noqa: F401
 
     seed = random.SystemRandom().getrandbits(32) if seed is None else seed
-    functions = _run(path, source)
+    functions = run_file(path, source)
     for name in [named] if colons else _sampled(path, functions):
         try:
             yield name, _check(path, functions, name, seed)
@@ -61,7 +74,7 @@ def _check(path: Path, functions: Mapping[str, Callable[..., Any]], name: str, s
     try:
         sample = draw()
     except Exception as error:
-        raise _at(path, error) from error
+        raise FileError.at(path, error) from error
     if not isinstance(sample, tuple):
         raise FileError(
             f"{path}: {name}_sample must return a tuple of arguments, got {type(sample).__name__}"
@@ -73,7 +86,7 @@ def _check(path: Path, functions: Mapping[str, Callable[..., Any]], name: str, s
         raise FileError(f"{path}: {error}") from error
 
 
-def _run(path: Path, source: bytes) -> dict[str, Callable[..., Any]]:
+def run_file(path: Path, source: bytes) -> dict[str, Callable[..., Any]]:
     """Run the file, as an import from its own folder does; what it has that can be called.
 
     No bytecode is read or written: Python takes it for that of a file edited in the same second.
@@ -86,7 +99,7 @@ def _run(path: Path, source: bytes) -> dict[str, Callable[..., Any]]:
     try:
         exec(compile(source, module.__file__, "exec", dont_inherit=True), vars(module))
     except (Exception, SystemExit) as error:
-        raise _at(path, error) from error
+        raise FileError.at(path, error) from error
     return {key: value for key, value in vars(module).items() if callable(value)}
 
 
@@ -112,16 +125,3 @@ def _parts(
 
 def _has_options(sample: tuple[Any, ...]) -> bool:
     return len(sample) == 2 and isinstance(sample[0], tuple) and isinstance(sample[1], dict)
-
-
-def _at(path: Path, error: BaseException) -> FileError:
-    """An error of the file's own, with the line of the file that led to it."""
-    lines = [
-        frame.lineno
-        for frame in traceback.extract_tb(error.__traceback__)
-        if frame.filename == str(path.resolve())
-    ]
-    if isinstance(error, SyntaxError) and not lines:  # in the file itself
-        return FileError(f"{path}, line {error.lineno}: {type(error).__name__}: {error.msg}")
-    where = f"{path}, line {lines[-1]}" if lines else str(path)
-    return FileError(f"{where}: {type(error).__name__}: {error}")
