@@ -172,7 +172,7 @@ def _add_exercise(commands: argparse._SubParsersAction[_Parser]) -> None:
 
 
 def _exercise(arguments: argparse.Namespace) -> int:
-    from backprop_ops.lecture.homework import judged, template
+    from backprop_ops.homework.answers import judged, template
 
     if arguments.check is not None:
         if arguments.out is not None:

@@ -1,4 +1,4 @@
-"""Imports go one way: pair ← ops ← lecture, pair ← checking.
+"""Imports go one way: pair ← ops ← lecture, pair ← checking, and both ← homework.
 
 Every import counts: in a function, for type checkers alone, and by `import_module` too.
 """
@@ -20,6 +20,7 @@ MAY_IMPORT = {
     "ops": {"ops"},
     "lecture": {"ops", "lecture"},
     "checking": {"checking"},
+    "homework": {"ops", "lecture", "checking", "homework"},
 }
 MODULES = [
     str(path)

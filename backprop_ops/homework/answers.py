@@ -1,6 +1,6 @@
 """The lecture's exercises as homework: a file with blanks, and a judge of what is filled in.
 
-    python -m backprop_ops.lecture.homework NUMBER FILE
+    python -m backprop_ops.homework.answers NUMBER FILE
 
 judges in this process; `judged` runs it in another, with a time limit.
 """
@@ -52,7 +52,7 @@ class UnfinishedError(Exception):
 
 def template(number: int, file: Path) -> str:
     """The text of an exercise, which names the file that it is written to."""
-    source = resources.files("backprop_ops.lecture").joinpath(f"templates/exercise_{number}.txt")
+    source = resources.files("backprop_ops.homework").joinpath(f"templates/exercise_{number}.txt")
     return source.read_text("utf-8").replace("{file}", str(file))
 
 
@@ -62,7 +62,7 @@ def judged(number: int, file: Path) -> int:
     The status is 0 where all is right, 1 where something is wrong or left empty, and 2 where the
     file cannot be judged.
     """
-    command = [sys.executable, "-m", "backprop_ops.lecture.homework", str(number), str(file)]
+    command = [sys.executable, "-m", "backprop_ops.homework.answers", str(number), str(file)]
     try:
         return subprocess.run(command, timeout=MOST_SECONDS, check=False).returncode
     except subprocess.TimeoutExpired:

@@ -9,8 +9,8 @@ import pytest
 
 from backprop_ops.checking.userfile import FileError
 from backprop_ops.cli import main
-from backprop_ops.lecture import homework
-from backprop_ops.lecture.homework import UnfinishedError, judge, template
+from backprop_ops.homework import answers
+from backprop_ops.homework.answers import UnfinishedError, judge, template
 
 PICKED = "torch.zeros_like(logprobs).index_put((torch.arange(n), Yb), {} * torch.ones_like(loss))"
 
@@ -185,6 +185,6 @@ def test_a_process_of_its_own(
     assert main(["exercise", "2", "--check", str(file)]) == 1
     assert "backward is empty" in capfd.readouterr().out
     file.write_text("while True:\n    pass\n")
-    monkeypatch.setattr(homework, "MOST_SECONDS", 5.0)
+    monkeypatch.setattr(answers, "MOST_SECONDS", 5.0)
     assert main(["exercise", "2", "--check", str(file)]) == 2
     assert "does not end within 5 s" in capfd.readouterr().err
