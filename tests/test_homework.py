@@ -16,6 +16,21 @@ PICKED = "torch.zeros_like(logprobs).index_put((torch.arange(n), Yb), {} * torch
 
 pytestmark = pytest.mark.usefixtures("unseen")
 
+OUTPUT = {
+    "dh": "dlogits @ W2.T",
+    "dW2": "h.T @ dlogits",
+    "db2": "dlogits.sum(0)",
+    "dhpreact": "(1 - h**2) * dh",
+    "dbngain": "(bnraw * dhpreact).sum(0, keepdim=True)",
+    "dbnbias": "dhpreact.sum(0, keepdim=True)",
+}
+INPUT = {
+    "dembcat": "dhprebn @ W1.T",
+    "dW1": "embcat.T @ dhprebn",
+    "db1": "dhprebn.sum(0)",
+    "demb": "dembcat.view(emb.shape)",
+    "dC": "torch.zeros_like(C).index_add(0, Xb.flatten(), demb.view(-1, C.shape[1]))",
+}
 ANSWERS = {
     1: {
         "dlogprobs": PICKED.format("-1 / n"),
@@ -26,12 +41,7 @@ ANSWERS = {
         "dnorm_logits": "counts * dcounts",
         "dlogit_maxes": "-dnorm_logits.sum(1, keepdim=True)",
         "dlogits": "dnorm_logits.scatter_add(1, logits.argmax(1, keepdim=True), dlogit_maxes)",
-        "dh": "dlogits @ W2.T",
-        "dW2": "h.T @ dlogits",
-        "db2": "dlogits.sum(0)",
-        "dhpreact": "(1 - h**2) * dh",
-        "dbngain": "(bnraw * dhpreact).sum(0, keepdim=True)",
-        "dbnbias": "dhpreact.sum(0, keepdim=True)",
+        **OUTPUT,
         "dbnraw": "bngain * dhpreact",
         "dbnvar_inv": "(bndiff * dbnraw).sum(0, keepdim=True)",
         "dbnvar": "-0.5 * (bnvar + 1e-5) ** -1.5 * dbnvar_inv",
@@ -39,11 +49,7 @@ ANSWERS = {
         "dbndiff": "bnvar_inv * dbnraw + 2 * bndiff * dbndiff2",
         "dbnmeani": "-dbndiff.sum(0, keepdim=True)",
         "dhprebn": "dbndiff + 1 / n * torch.ones_like(hprebn) * dbnmeani",
-        "dembcat": "dhprebn @ W1.T",
-        "dW1": "embcat.T @ dhprebn",
-        "db1": "dhprebn.sum(0)",
-        "demb": "dembcat.view(emb.shape)",
-        "dC": "torch.zeros_like(C).index_add(0, Xb.flatten(), demb.view(-1, C.shape[1]))",
+        **INPUT,
     },
     2: {"dlogits": "(F.softmax(logits, 1) - F.one_hot(Yb, logits.shape[1])) / len(Yb)"},
     3: {
@@ -52,19 +58,10 @@ ANSWERS = {
     },
     4: {
         "dlogits": "(F.softmax(logits, 1) - F.one_hot(Yb, logits.shape[1])) / n",
-        "dh": "dlogits @ W2.T",
-        "dW2": "h.T @ dlogits",
-        "db2": "dlogits.sum(0)",
-        "dhpreact": "(1 - h**2) * dh",
-        "dbngain": "(bnraw * dhpreact).sum(0, keepdim=True)",
-        "dbnbias": "dhpreact.sum(0, keepdim=True)",
+        **OUTPUT,
         "dhprebn": "bngain * bnvar_inv / n * (n * dhpreact - dhpreact.sum(0)"
         " - n / (n - 1) * bnraw * (dhpreact * bnraw).sum(0))",
-        "dembcat": "dhprebn @ W1.T",
-        "dW1": "embcat.T @ dhprebn",
-        "db1": "dhprebn.sum(0)",
-        "demb": "dembcat.view(emb.shape)",
-        "dC": "torch.zeros_like(C).index_add(0, Xb.flatten(), demb.view(-1, C.shape[1]))",
+        **INPUT,
     },
 }  # fmt: skip
 
@@ -165,6 +162,14 @@ def test_an_empty_answer(number: int, tmp_path: Path) -> None:
     file = answered(tmp_path, number, **dict.fromkeys(ANSWERS[number]))
     with pytest.raises(UnfinishedError, match="backward is empty"):
         judge(number, file)
+
+
+def test_an_answer_that_returns_nothing(tmp_path: Path) -> None:
+    file = answered(tmp_path, 1)
+    lines = file.read_text().splitlines()
+    file.write_text("\n".join(lines[:-1]))
+    with pytest.raises(UnfinishedError, match="backward must end in `return locals"):
+        judge(1, file)
 
 
 def test_an_error_names_its_line(tmp_path: Path) -> None:

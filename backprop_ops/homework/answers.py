@@ -119,6 +119,8 @@ def _judge_lines(
     nodes = {name: x for name, x in values.items() if _is_number(x)}
     with torch.no_grad():
         made = backward(**{n: x.detach() if _is_number(x) else x for n, x in values.items()})
+    if not isinstance(made, dict):
+        raise UnfinishedError("backward must end in `return locals()`")
     given = {d[1:]: gradient for d, gradient in made.items() if d[:1] == "d" and d[1:] in nodes}
     empty = [name for name, gradient in given.items() if gradient is None]
     filled = {name: gradient for name, gradient in given.items() if gradient is not None}
