@@ -56,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--version", action="store_true", help="print the versions and exit")
     parser.set_defaults(run=_version_or_help, parser=parser)
     commands = parser.add_subparsers(metavar="COMMAND", title="commands")
-    for add in (_add_check, _add_exercise, _add_train, _add_sample, _add_export):
+    for add in (_add_check, _add_report, _add_exercise, _add_train, _add_sample, _add_export):
         add(commands)
     arguments = parser.parse_args(argv)
     run = _version_or_help if arguments.version else arguments.run
@@ -158,6 +158,50 @@ def _show(result: Report | Exercises | str | dict[str, str], as_json: bool) -> N
         from rich.console import Console
 
         Console(highlight=False, markup=False, emoji=False, soft_wrap=True).print(result)
+
+
+def _add_report(commands: argparse._SubParsersAction[_Parser]) -> None:
+    summary = "write a page on every gradient of the lecture's network, to look at"
+    report = commands.add_parser("report", help=summary, description=summary)
+    report.add_argument(
+        "--out", type=Path, default=Path("report.html"), metavar="FILE", help="(report.html)"
+    )
+    report.add_argument(
+        "--break",
+        dest="broken",
+        metavar="NAME",
+        help="give one gradient a wrong sign, to see how a mistake looks: dhpreact",
+    )
+    _add_names(report)
+    _add_options(report, hidden=64)
+    report.set_defaults(run=_report, parser=report)
+
+
+def _report(arguments: argparse.Namespace) -> int:
+    from backprop_ops.lecture.exercises import run_exercises
+    from backprop_ops.lecture.network import Nodes
+
+    broken = arguments.broken
+    if broken is not None and broken not in Nodes._fields:
+        broken = broken.removeprefix("d")
+        if broken not in Nodes._fields:
+            names = ", ".join(f"d{name}" for name in Nodes._fields)
+            _refuse(arguments, f"argument --break: one of {names}, got {arguments.broken!r}")
+    try:
+        from backprop_ops.pages.network_page import network_page
+    except ImportError as error:
+        _refuse(arguments, f"{error}: pip install 'backprop_ops[report]'")
+    exercises = run_exercises(
+        _dataset(arguments), **_given(arguments, "hidden", "batch_size", "seed")
+    )
+    compared, page = network_page(exercises, broken)
+    try:
+        arguments.out.write_text(page, encoding="utf-8")
+    except OSError as error:
+        _refuse(arguments, f"argument --out: {arguments.out}: {error.strerror}")
+    print(compared)
+    print(f"written to {arguments.out}")
+    return 0 if compared else 1
 
 
 def _add_exercise(commands: argparse._SubParsersAction[_Parser]) -> None:

@@ -1,4 +1,4 @@
-"""Imports go one way: pair ← ops ← lecture, pair ← checking, and both ← homework.
+"""Imports go one way: pair ← ops ← lecture, pair ← checking, and both ← homework and pages.
 
 Every import counts: in a function, for type checkers alone, and by `import_module` too.
 """
@@ -21,6 +21,7 @@ MAY_IMPORT = {
     "lecture": {"ops", "lecture"},
     "checking": {"checking"},
     "homework": {"ops", "lecture", "checking", "homework"},
+    "pages": {"ops", "lecture", "checking", "pages"},
 }
 MODULES = [
     str(path)

@@ -35,7 +35,8 @@ class Exercises(NamedTuple):
     """The values and rows that the lecture looks at, on one batch; `str` is the page of them."""
 
     dataset: Dataset
-    target: Tensor  # (n), of the batch
+    context: Tensor  # (n, block), of the batch
+    target: Tensor  # (n)
     parameters: Parameters
     nodes: Nodes
     gradients: Nodes  # by hand
@@ -150,6 +151,7 @@ def run_exercises(
         )
         return Exercises(
             dataset,
+            context,
             target,
             parameters,
             nodes,
