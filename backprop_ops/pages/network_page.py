@@ -67,7 +67,9 @@ class Node:
 
     @property
     def worst(self) -> str:
-        """The entry that is farthest off, with both numbers."""
+        """The entry that is farthest off, with both numbers; empty where none is off."""
+        if self.row.maxdiff == 0:
+            return ""
         at = int((self.grad - self.expected).abs().argmax())
         index = [int(i) for i in torch.unravel_index(torch.tensor(at), self.grad.shape)]
         grad, expected = (x.flatten()[at].item() for x in (self.grad, self.expected))
