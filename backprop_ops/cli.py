@@ -12,6 +12,7 @@ import os
 import sys
 import warnings
 from collections.abc import Callable, Sequence
+from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -97,6 +98,12 @@ def _add_check(commands: argparse._SubParsersAction[_Parser]) -> None:
     check.add_argument(
         "--json", action="store_true", help="for machines: one JSON object a line, of each pair"
     )
+    check.add_argument(
+        "--html",
+        type=Path,
+        metavar="FILE",
+        help="write the reports on a file's pairs as a page too",
+    )
     check.set_defaults(run=_check, parser=check)
 
 
@@ -105,6 +112,8 @@ def _check(arguments: argparse.Namespace) -> int:
 
 
 def _check_network(arguments: argparse.Namespace) -> int:
+    if arguments.html is not None:
+        _refuse(arguments, "argument --html: is for a file of pairs; see `backprop-ops report`")
     from backprop_ops.lecture.exercises import run_exercises
 
     exercises = run_exercises(
@@ -124,6 +133,10 @@ def _check_file(arguments: argparse.Namespace) -> int:
             f"argument --{option.replace('_', '-')}: is for the lecture's network, "
             f"not for {arguments.target}",
         )
+    if arguments.html is not None:
+        page = _importing_pages(arguments, "page")
+    reports: list[Report] = []
+    errors: list[str] = []
     correct: list[str] = []
     wrong: list[str] = []
     unchecked: list[str] = []
@@ -133,14 +146,18 @@ def _check_file(arguments: argparse.Namespace) -> int:
                 _show("", arguments.json)
             if isinstance(report, FileError):
                 unchecked.append(name)
+                errors.append(str(report))
                 _show({"name": name, "error": str(report)}, arguments.json)
                 sys.stdout.flush()  # the error stands where the report would
                 print(f"{arguments.parser.prog}: error: {report}", file=sys.stderr)
             else:
                 (correct if report.ok else wrong).append(name)
+                reports.append(report)
                 _show(report, arguments.json)
     except FileError as error:
         _refuse(arguments, str(error))
+    if arguments.html is not None:
+        _write(arguments, "html", page.reports_page(arguments.target, reports, errors))
     pairs = len(correct) + len(wrong) + len(unchecked)
     if pairs > 1:
         counted = f"\n{len(correct)} of {pairs} pairs correct"
@@ -155,9 +172,13 @@ def _show(result: Report | Exercises | str | dict[str, str], as_json: bool) -> N
     if as_json and not isinstance(result, str):
         print(json.dumps(result if isinstance(result, dict) else result.as_dict()), flush=True)
     elif not as_json and not isinstance(result, dict):
-        from rich.console import Console
+        _print(result)
 
-        Console(highlight=False, markup=False, emoji=False, soft_wrap=True).print(result)
+
+def _print(result: object) -> None:
+    from rich.console import Console
+
+    Console(highlight=False, markup=False, emoji=False, soft_wrap=True).print(result)
 
 
 def _add_report(commands: argparse._SubParsersAction[_Parser]) -> None:
@@ -187,21 +208,30 @@ def _report(arguments: argparse.Namespace) -> int:
         if broken not in Nodes._fields:
             names = ", ".join(f"d{name}" for name in Nodes._fields)
             _refuse(arguments, f"argument --break: one of {names}, got {arguments.broken!r}")
-    try:
-        from backprop_ops.pages.network_page import network_page
-    except ImportError as error:
-        _refuse(arguments, f"{error}: pip install 'backprop_ops[report]'")
+    pages = _importing_pages(arguments, "network_page")
     exercises = run_exercises(
         _dataset(arguments), **_given(arguments, "hidden", "batch_size", "seed")
     )
-    compared, page = network_page(exercises, broken)
-    try:
-        arguments.out.write_text(page, encoding="utf-8")
-    except OSError as error:
-        _refuse(arguments, f"argument --out: {arguments.out}: {error.strerror}")
-    print(compared)
+    compared, page = pages.network_page(exercises, broken)
+    _write(arguments, "out", page)
+    _print(compared)
     print(f"written to {arguments.out}")
     return 0 if compared else 1
+
+
+def _importing_pages(arguments: argparse.Namespace, name: str) -> Any:
+    try:
+        return import_module(f"backprop_ops.pages.{name}")
+    except ImportError as error:
+        _refuse(arguments, f"{error}; the pages need: pip install 'backprop_ops[report]'")
+
+
+def _write(arguments: argparse.Namespace, option: str, page: str) -> None:
+    file: Path = getattr(arguments, option)
+    try:
+        file.write_text(page, encoding="utf-8")
+    except OSError as error:
+        _refuse(arguments, f"argument --{option}: {file}: {error.strerror}")
 
 
 def _add_exercise(commands: argparse._SubParsersAction[_Parser]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -11,16 +12,18 @@ import torch
 from torch import Tensor
 
 from backprop_ops.mistakes import dense, likely_mistake
+from backprop_ops.styled import WRONG, Line, Styled
 
 
-class ShownOnce:
-    """A notebook shows a cell's last value: its text, unless it has just been printed."""
+class ShownOnce(Styled):
+    """A notebook shows a cell's last value, but not what has just been printed."""
 
     printed_in: int | None
 
     def _ipython_display_(self) -> None:
         if self.printed_in is None or self.printed_in != running_cell():
-            print(self)
+            shown = {"text/plain": str(self), "text/html": self._repr_html_()}
+            sys.modules["IPython"].display.display(shown, raw=True)
 
 
 @dataclass(frozen=True)
@@ -69,13 +72,13 @@ class Comparison(ShownOnce):
     def __bool__(self) -> bool:
         return self.approximate
 
-    def __str__(self) -> str:
+    def lines(self) -> Iterator[Line]:
         line = (
             f"{self.name:15s} | exact: {self.exact!s:5s} | "
             f"approximate: {self.approximate!s:5s} | maxdiff: {self.maxdiff}"
         )
         mistake = f"{self.mistake}: {self.explanation}" if self.mistake else ""
-        return " | ".join(filter(None, (line, mistake, self.reason)))
+        yield "" if self else WRONG, " | ".join(filter(None, (line, mistake, self.reason)))
 
     def as_dict(self) -> dict[str, Any]:
         """In values that JSON has; a maxdiff that is not finite is None."""

@@ -21,6 +21,7 @@ from torch import Tensor
 from backprop_ops import _torch
 from backprop_ops.comparison import Comparison, ShownOnce, running_cell
 from backprop_ops.mistakes import Likely, dense, likely_mistake, ratio_of
+from backprop_ops.styled import DOUBT, RIGHT, WRONG, Line
 
 Record = Any
 """A mapping, a NamedTuple or a dataclass: values by name."""
@@ -44,12 +45,14 @@ class NodeComparisons(ShownOnce):
     def __bool__(self) -> bool:
         return all(self.rows)
 
-    def __str__(self) -> str:
+    def lines(self) -> Iterator[Line]:
         culprits = [row.name for row in self.culprits]
-        lines = [
-            f"{row}" if row or row.name in culprits else f"{row} | follows" for row in self.rows
-        ]
-        return "\n".join([*lines, self._verdict(culprits)])
+        for row in self.rows:
+            if row or row.name in culprits:
+                yield from row.lines()
+            else:
+                yield DOUBT, f"{row} | follows"
+        yield RIGHT if self else WRONG, self._verdict(culprits)
 
     def __repr__(self) -> str:
         return str(self)

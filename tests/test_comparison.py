@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, ones, tensor
 
 from backprop_ops import cmp, compare
+from tests.support.notebook import notebook
 
 
 def with_grad(grad: Tensor) -> Tensor:
@@ -37,7 +38,7 @@ def test_a_notebook_shows_a_line_once(
 ) -> None:
     """Also where a later cell shows what an earlier one compared."""
     shell = SimpleNamespace(execution_count=3)
-    monkeypatch.setitem(sys.modules, "IPython", SimpleNamespace(get_ipython=lambda: shell))
+    monkeypatch.setitem(sys.modules, "IPython", notebook(shell))
     printed, quiet = (
         cmp("x", ones(2), with_grad(ones(2))),
         compare("x", ones(2), with_grad(ones(2))),

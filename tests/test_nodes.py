@@ -20,6 +20,7 @@ from backprop_ops import compare_nodes
 from backprop_ops.lecture import network
 from backprop_ops.lecture.data import Dataset
 from backprop_ops.lecture.network import LECTURE_ROWS, LECTURE_SEED, Nodes, Parameters
+from tests.support.notebook import notebook
 
 Plant = Callable[[Tensor], Tensor]
 DTYPES = [torch.float32, torch.float64]
@@ -473,7 +474,7 @@ def test_a_notebook_shows_it_once(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shell = SimpleNamespace(execution_count=3)
-    monkeypatch.setitem(sys.modules, "IPython", SimpleNamespace(get_ipython=lambda: shell))
+    monkeypatch.setitem(sys.modules, "IPython", notebook(shell))
     v = classifier()
     result = compare_nodes(v, by_hand(v))
     result._ipython_display_()

@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 from backprop_ops.checking.case import REACHES, Change, Reach, condition, described, farthest
 from backprop_ops.comparison import Comparison
-from backprop_ops.styled import ASIDE, DOUBT, RIGHT, WRONG, Line, colored, plain
+from backprop_ops.styled import ASIDE, DOUBT, RIGHT, WRONG, Line, Styled
 
 if TYPE_CHECKING:
-    from rich.text import Text
+    pass
 
 
 @dataclass(frozen=True)
-class Failure:
+class Failure(Styled):
     """One thing that is wrong with a backward.
 
     ``property``: what does not hold. ``changes``: how the case differs from the caller's own
@@ -65,9 +65,6 @@ class Failure:
         yield "", "reproduce:"
         yield from (("", f"    {line}") for line in self.reproduce.splitlines())
 
-    def __str__(self) -> str:
-        return plain(self.lines())
-
     def as_dict(self) -> dict[str, Any]:
         """In values that JSON has."""
         return {
@@ -84,7 +81,7 @@ class Failure:
 
 
 @dataclass(frozen=True)
-class Report:
+class Report(Styled):
     """The result of `check`; true if nothing is wrong and some gradient was proved.
 
     ``comparisons``: each gradient against the judge's, on the caller's own sample in its own
@@ -140,12 +137,6 @@ class Report:
         for failure in self.failures:
             yield from failure.lines()
         yield from ((ASIDE, f"note: {note}") for note in (*self.notes, f"seed {self.seed}"))
-
-    def __str__(self) -> str:
-        return plain(self.lines())
-
-    def __rich__(self) -> Text:
-        return colored(self.lines())
 
     def as_dict(self) -> dict[str, Any]:
         """In values that JSON has; a maxdiff that is not finite is None."""

@@ -23,7 +23,7 @@ from backprop_ops.lecture.network import (
 from backprop_ops.ops.batchnorm import batchnorm, batchnorm_backward
 from backprop_ops.ops.loss import cross_entropy, cross_entropy_backward
 from backprop_ops.ops.softmax import softmax
-from backprop_ops.styled import HEADING, RIGHT, WRONG, Line, colored, plain
+from backprop_ops.styled import HEADING, RIGHT, WRONG, Line, as_html, colored, plain
 
 if TYPE_CHECKING:
     from rich.text import Text
@@ -78,6 +78,9 @@ class Exercises(NamedTuple):
 
     def __rich__(self) -> Text:
         return colored(self.lines())
+
+    def _repr_html_(self) -> str:
+        return as_html(self.lines())
 
     def as_dict(self) -> dict[str, Any]:
         """The rows and the loss, in values that JSON has."""

@@ -7,7 +7,6 @@ import io
 from dataclasses import dataclass
 
 import torch
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from torch import Tensor
 
 from backprop_ops.comparison import Comparison
@@ -15,6 +14,7 @@ from backprop_ops.lecture.exercises import Exercises
 from backprop_ops.lecture.network import Nodes, Parameters, forward
 from backprop_ops.nodes import NodeComparisons, compare_nodes
 from backprop_ops.pages import formulas, graph, picture, source
+from backprop_ops.pages.page import render
 
 ZERO = 1e3  # a gradient of rounding alone shrinks by more from float32 to float64
 
@@ -110,15 +110,9 @@ def network_page(exercises: Exercises, broken: str | None = None) -> tuple[NodeC
         )
         for row in compared.rows
     ]
-    environment = Environment(
-        loader=PackageLoader("backprop_ops.pages"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     n = len(target)
-    page = environment.get_template("network.html").render(
+    page = render(
+        "network.html",
         exercises=exercises,
         characters="." + exercises.dataset.alphabet,
         compared=compared,
