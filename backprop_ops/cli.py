@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from backprop_ops.lecture.data import Dataset
     from backprop_ops.lecture.exercises import Exercises
     from backprop_ops.lecture.training import Step, Training
+    from backprop_ops.pages.plots import History
 
 PROGRESS_EVERY = 10_000  # steps
 INTERRUPTED = 130  # the exit status after Ctrl-C
@@ -57,7 +58,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--version", action="store_true", help="print the versions and exit")
     parser.set_defaults(run=_version_or_help, parser=parser)
     commands = parser.add_subparsers(metavar="COMMAND", title="commands")
-    for add in (_add_check, _add_report, _add_exercise, _add_train, _add_sample, _add_export):
+    for add in (
+        _add_check,
+        _add_report,
+        _add_exercise,
+        _add_train,
+        _add_plot,
+        _add_sample,
+        _add_export,
+    ):
         add(commands)
     arguments = parser.parse_args(argv)
     run = _version_or_help if arguments.version else arguments.run
@@ -220,10 +229,11 @@ def _report(arguments: argparse.Namespace) -> int:
 
 
 def _importing_pages(arguments: argparse.Namespace, name: str) -> Any:
+    extra = "plot" if name == "plots" else "report"
     try:
         return import_module(f"backprop_ops.pages.{name}")
     except ImportError as error:
-        _refuse(arguments, f"{error}; the pages need: pip install 'backprop_ops[report]'")
+        _refuse(arguments, f"{error}: run pip install 'backprop_ops[{extra}]'")
 
 
 def _write(arguments: argparse.Namespace, option: str, page: str) -> None:
@@ -295,6 +305,9 @@ def _add_train(commands: argparse._SubParsersAction[_Parser]) -> None:
         help="checkpoint, written every 10,000 steps, on Ctrl-C and at the end",
     )
     train.add_argument("--resume", type=Path, metavar="FILE", help="checkpoint to go on from")
+    train.add_argument(
+        "--plot", type=_picture, metavar="FILE", help="plots of the run at its end, PNG or SVG"
+    )
     train.set_defaults(run=_train, parser=train)
 
 
@@ -307,6 +320,10 @@ def _train(arguments: argparse.Namespace) -> int:
     if arguments.check_gradients and not _gradients_agree(run, arguments):
         return 1
     saved = None  # the steps in the checkpoint
+    history = None
+    if arguments.plot is not None:
+        plots = _importing_pages(arguments, "plots")
+        history = plots.History(run, arguments.steps)
 
     def save() -> None:
         nonlocal saved
@@ -314,7 +331,9 @@ def _train(arguments: argparse.Namespace) -> int:
         saved = run.step
 
     try:
-        finished = _steps(run, arguments.steps, save if arguments.save else None)
+        finished = _steps(run, arguments.steps, save if arguments.save else None, history)
+        if history is not None:
+            plots.plot(run.parameters, run.dataset, history, arguments.plot)
         if finished:
             _evaluate(run)
             if run.step > done:
@@ -341,11 +360,11 @@ def _training(arguments: argparse.Namespace) -> Training:
     from backprop_ops.lecture.checkpoint import CheckpointError, check_writable, resume
     from backprop_ops.lecture.training import Options, Training
 
-    if arguments.save is not None:
+    for option, file in _given(arguments, "save", "plot").items():
         try:
-            check_writable(arguments.save)
+            check_writable(file)
         except OSError as error:
-            _refuse(arguments, f"argument --save: {arguments.save}: {error.strerror}")
+            _refuse(arguments, f"argument --{option}: {file}: {error.strerror}")
     dataset = _dataset(arguments)
     given = _given(arguments, "hidden", "batch_size", "seed", "lr")
     if arguments.resume is None:
@@ -382,7 +401,9 @@ def _gradients_agree(run: Training, arguments: argparse.Namespace) -> bool:
     return not wrong
 
 
-def _steps(run: Training, steps: int, save: Callable[[], None] | None) -> bool:
+def _steps(
+    run: Training, steps: int, save: Callable[[], None] | None, history: History | None
+) -> bool:
     """Train up to the last step with a progress bar; False where Ctrl-C ended it earlier."""
     from rich import progress
     from rich.console import Console
@@ -402,6 +423,8 @@ def _steps(run: Training, steps: int, save: Callable[[], None] | None) -> bool:
         task = bar.add_task("", total=steps, completed=run.step)
 
         def show(step: Step) -> None:
+            if history is not None:
+                history.add(step)
             if step.number % PROGRESS_EVERY == 0:
                 print(f"{step.number:7d}/{steps:7d}: {step.loss.item():.4f}", flush=True)
             if step.number % 100 == 99 and not bar.disable:
@@ -431,6 +454,44 @@ def _evaluate(run: Training) -> None:
         loss = split_loss(run.parameters, statistics, getattr(run.dataset, name))
         print(f"{name} {loss:.4f}")
     print(*sample_names(run.parameters, statistics, run.dataset.alphabet, 20), sep="\n")
+
+
+def _add_plot(commands: argparse._SubParsersAction[_Parser]) -> None:
+    summary = "plot the gradients and activations of a trained network"
+    plot = commands.add_parser("plot", help=summary, description=summary)
+    plot.add_argument(
+        "--from",
+        type=Path,
+        metavar="FILE",
+        dest="file",
+        required=True,
+        help="checkpoint that `train --save` wrote",
+    )
+    plot.add_argument(
+        "--out",
+        type=_picture,
+        metavar="FILE",
+        default=Path("plot.png"),
+        help="PNG or SVG (plot.png)",
+    )
+    _add_names(plot)
+    plot.set_defaults(run=_plot, parser=plot)
+
+
+def _plot(arguments: argparse.Namespace) -> int:
+    from backprop_ops.lecture.checkpoint import CheckpointError, resume
+
+    plots = _importing_pages(arguments, "plots")
+    try:
+        run = resume(arguments.file, _dataset(arguments), _say)
+    except CheckpointError as error:
+        _refuse(arguments, f"argument --from: {error}")
+    try:
+        plots.plot(run.parameters, run.dataset, None, arguments.out)
+    except OSError as error:
+        _refuse(arguments, f"argument --out: {arguments.out}: {error.strerror}")
+    print(f"written to {arguments.out}")
+    return 0
 
 
 def _add_sample(commands: argparse._SubParsersAction[_Parser]) -> None:
@@ -546,6 +607,13 @@ def _integer(text: str, least: int, why: str = "") -> int:
     if not least <= value < 2**63 - 1:
         raise argparse.ArgumentTypeError(f"{text!r} is no integer of {least} or more{why}")
     return value
+
+
+def _picture(text: str) -> Path:
+    file = Path(text)
+    if file.suffix not in (".png", ".svg"):
+        raise argparse.ArgumentTypeError(f"{text!r} is no name of a .png or .svg")
+    return file
 
 
 def _positive(text: str) -> int:

@@ -132,7 +132,7 @@ class Training:
         if block is None:
             return [self.advance()]
         numbers = range(self.step, self.step + min(most, BLOCK))
-        rates = torch.tensor([self._rate(number) for number in numbers])
+        rates = torch.tensor([self.rate(number) for number in numbers])
         rows = self._rows(len(numbers))
         self.parameters, losses = block(self.parameters, self.dataset.train, rows, rates)
         self.step += len(numbers)
@@ -167,7 +167,8 @@ class Training:
         rows, train = self._rows(), self.dataset.train
         return train.context[rows], train.target[rows]
 
-    def _rate(self, step: int) -> float:
+    def rate(self, step: int) -> float:
+        """The learning rate of a step."""
         return self.options.lr if step < DECAY_STEP else self.options.lr / 10
 
     def _update(self, context: Tensor, target: Tensor) -> Tensor:
@@ -175,7 +176,7 @@ class Training:
         values = fused_forward(self.parameters, context, target)
         gradients = fused_backward(self.parameters, values, context, target)
         for parameter, gradient in zip(self.parameters, gradients, strict=True):
-            parameter.add_(gradient, alpha=-self._rate(self.step))
+            parameter.add_(gradient, alpha=-self.rate(self.step))
         return values.loss.out
 
     def require_finite(self) -> None:

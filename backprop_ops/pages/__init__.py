@@ -1,1 +1,1 @@
-"""Pages to look at: the report on the lecture's network, and that of a pair."""
+"""To look at: the report on the lecture's network, that of a pair, the plots of a training."""
