@@ -12,11 +12,13 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
-from docs import pairs, parity, reports
+from docs import api, pairs, parity, reports
 
 ROOT = Path(__file__).parents[1]
 
 PARTS: dict[str, Callable[[], str]] = {
+    "api": api.checking,
+    "reference": api.reference,
     "pairs": pairs.families,
     "formulas": pairs.formulas,
     "forgotten": pairs.forgotten,

@@ -26,7 +26,7 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]], align: str = "---"
 
 def families() -> str:
     """The names of the pairs by family."""
-    rows = [(name, ", ".join(f"`{p.name}`" for p in pairs)) for name, pairs in _by_family()]
+    rows = [(name, ", ".join(f"`{p.name}`" for p in pairs)) for name, pairs in by_family()]
     return table(("family", "pairs"), rows)
 
 
@@ -36,7 +36,7 @@ def formulas() -> str:
     return "\n\n".join(
         f"### {name}\n\n{_opening(sys.modules[pairs[0].forward.__module__])}\n\n"
         f"{table(head, [_row(pair) for pair in pairs])}"
-        for name, pairs in _by_family()
+        for name, pairs in by_family()
     )
 
 
@@ -50,7 +50,7 @@ def forgotten() -> str:
     )
 
 
-def _by_family() -> list[tuple[str, list[Pair]]]:
+def by_family() -> list[tuple[str, list[Pair]]]:
     return [(name, list(of)) for name, of in itertools.groupby(all_pairs.values(), family)]
 
 
