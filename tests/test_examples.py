@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -57,9 +59,21 @@ def test_swish(tmp_path: Path) -> None:
 
 
 def test_lecture_notebook(tmp_path: Path) -> None:
-    rows = run(tmp_path, str(EXAMPLES / "lecture_notebook.py")).splitlines()
-    assert len(rows) == 26
-    assert all("approximate: True " in row for row in rows)
+    """It runs top to bottom, and each cell says of each row what it says in the repository."""
+    shown = json.loads((EXAMPLES / "lecture.ipynb").read_text("utf-8"))
+    out = tmp_path / "run.ipynb"
+    run(tmp_path, "-m", "jupyter", "execute", str(EXAMPLES / "lecture.ipynb"), "--output", str(out))
+    rows = printed(json.loads(out.read_text("utf-8")))
+    assert [row.split("|")[2] for row in rows] == [row.split("|")[2] for row in printed(shown)]
+    assert sum("approximate: True " in row for row in rows) == 30
+    assert [row.split(" | ")[-1].split(":")[0] for row in rows[-2:]] == ["sign", "factor"]
+
+
+def printed(notebook: dict[str, Any]) -> list[str]:
+    """The lines of cmp that the cells of a notebook print."""
+    outputs = [output for cell in notebook["cells"] for output in cell.get("outputs", ())]
+    text = "".join("".join(output.get("text", ())) for output in outputs)
+    return [line for line in text.splitlines() if "approximate:" in line]
 
 
 @pytest.mark.skipif(shutil.which("cc") is None, reason="the kernel is compiled by a C compiler")
@@ -72,5 +86,6 @@ def test_c_kernel(tmp_path: Path) -> None:
 
 def test_the_readme_names_every_example() -> None:
     text = (EXAMPLES.parent / "README.md").read_text("utf-8")
-    files = {path.name for path in EXAMPLES.glob("*.py")}
-    assert {Path(name).name for name in re.findall(r"\]\((examples/[^)]+\.py)\)", text)} == files
+    files = {path.name for path in EXAMPLES.iterdir() if path.suffix in (".py", ".ipynb")}
+    named = re.findall(r"\]\(examples/([^)]+\.(?:py|ipynb))\)", text)
+    assert set(named) == files
