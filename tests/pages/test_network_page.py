@@ -60,3 +60,13 @@ def test_the_drawing() -> None:
 @pytest.mark.parametrize("formula", [*formulas.FORWARD.values(), *formulas.BACKWARD.values()])
 def test_formulas_are_typeset(formula: str) -> None:
     assert "\\" not in formulas.typeset(formula)
+
+
+def test_text_from_a_file_is_escaped_and_a_large_batch_stays_small(tmp_path: Path) -> None:
+    names = tmp_path / "names.txt"
+    names.write_text("<b>a\nx&y\n<i>z\nabba\n" * 20)
+    _, page = written(tmp_path, "--names", str(names), "--batch-size", "1024", "--hidden", "200")
+    assert "<th>&lt;</th>" in page
+    assert "<th>&amp;</th>" in page
+    assert "<th><" not in page
+    assert len(page) < 5e6
