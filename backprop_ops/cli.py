@@ -459,14 +459,7 @@ def _evaluate(run: Training) -> None:
 def _add_plot(commands: argparse._SubParsersAction[_Parser]) -> None:
     summary = "plot the gradients and activations of a trained network"
     plot = commands.add_parser("plot", help=summary, description=summary)
-    plot.add_argument(
-        "--from",
-        type=Path,
-        metavar="FILE",
-        dest="file",
-        required=True,
-        help="checkpoint that `train --save` wrote",
-    )
+    _add_checkpoint(plot)
     plot.add_argument(
         "--out",
         type=_picture,
@@ -497,14 +490,7 @@ def _plot(arguments: argparse.Namespace) -> int:
 def _add_sample(commands: argparse._SubParsersAction[_Parser]) -> None:
     summary = "draw names from a trained network"
     sample = commands.add_parser("sample", help=summary, description=summary)
-    sample.add_argument(
-        "--from",
-        type=Path,
-        metavar="FILE",
-        dest="file",
-        required=True,
-        help="checkpoint that `train --save` wrote",
-    )
+    _add_checkpoint(sample)
     sample.add_argument("--count", type=_positive, default=20, metavar="N", help="names (20)")
     sample.add_argument("--seed", type=_seed, metavar="N", help="of the draw (2147483657)")
     sample.set_defaults(run=_sample, parser=sample)
@@ -566,6 +552,17 @@ def _dataset(arguments: argparse.Namespace) -> Dataset:
         return build_dataset(read_names(arguments.names))
     except DataError as error:
         _refuse(arguments, f"argument --names: {error}")
+
+
+def _add_checkpoint(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--from",
+        type=Path,
+        metavar="FILE",
+        dest="file",
+        required=True,
+        help="checkpoint that `train --save` wrote",
+    )
 
 
 def _add_names(parser: argparse.ArgumentParser) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -23,15 +24,13 @@ from backprop_ops.lecture.network import (
 from backprop_ops.ops.batchnorm import batchnorm, batchnorm_backward
 from backprop_ops.ops.loss import cross_entropy, cross_entropy_backward
 from backprop_ops.ops.softmax import softmax
-from backprop_ops.styled import HEADING, RIGHT, WRONG, Line, as_html, colored, plain
-
-if TYPE_CHECKING:
-    from rich.text import Text
+from backprop_ops.styled import HEADING, RIGHT, WRONG, Line, Styled
 
 COLUMNS = 8  # characters a line in the table of dlogits
 
 
-class Exercises(NamedTuple):
+@dataclass(frozen=True)
+class Exercises(Styled):
     """The values and rows that the lecture looks at, on one batch; `str` is the page of them."""
 
     dataset: Dataset
@@ -72,15 +71,6 @@ class Exercises(NamedTuple):
         yield HEADING, "\ndlogits of the first row, times n: the softmax minus the one-hot target"
         yield from (("", line) for line in self._first_row())
         yield WRONG if self.wrong else RIGHT, f"\n{self._verdict()}"
-
-    def __str__(self) -> str:
-        return plain(self.lines())
-
-    def __rich__(self) -> Text:
-        return colored(self.lines())
-
-    def _repr_html_(self) -> str:
-        return as_html(self.lines())
 
     def as_dict(self) -> dict[str, Any]:
         """The rows and the loss, in values that JSON has."""
