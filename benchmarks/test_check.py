@@ -24,9 +24,9 @@ JUDGES: dict[str, Callable[..., Any]] = {
 PAIRS = {"tanh": (tanh, tanh_backward), "batchnorm": (batchnorm, batchnorm_backward)}
 CASES = [
     *(("tanh", (8, 16), judge) for judge in JUDGES),
-    *(("batchnorm", shape, judge) for shape in ((16, 8), (64, 128)) for judge in JUDGES),
-    # Slow gradcheck of this would make a matrix of 128 TiB.
-    *(("batchnorm", (4096, 1024), judge) for judge in ("check", "gradcheck, fast")),
+    *(("batchnorm", shape, judge) for shape in ((16, 8), (32, 64)) for judge in JUDGES),
+    # Slow gradcheck of this would make a matrix of 512 GiB.
+    *(("batchnorm", (256, 1024), judge) for judge in ("check", "gradcheck, fast")),
 ]
 
 

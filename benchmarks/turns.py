@@ -10,7 +10,7 @@ from typing import Any
 from torch.profiler import ProfilerActivity, profile
 
 SECONDS = 1.0  # for one comparison, in as many rounds as fit
-ROUNDS = range(5, 2000)
+ROUNDS = range(3, 2000)
 QUIET = 0.2  # the quantile of the rounds that is compared: others on the machine slow the rest
 
 
@@ -37,7 +37,7 @@ def take_turns(benchmark: Any, run: Callable[[], Any], reference: Callable[[], A
     fitting = int(SECONDS / (time.perf_counter() - begin))
     rounds = min(max(fitting, ROUNDS.start), ROUNDS.stop)
     seconds.clear()
-    benchmark.pedantic(run, setup=turn, rounds=rounds, warmup_rounds=3)
+    benchmark.pedantic(run, setup=turn, rounds=rounds)
     own = quantile(benchmark.stats.stats.data)
     benchmark.extra_info.update(
         seconds=own, ratio=own / quantile(seconds), peak=peak_memory(run), load=load
