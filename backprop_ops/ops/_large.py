@@ -16,7 +16,7 @@ from torch import Tensor
 from backprop_ops._torch import transforms_active
 from backprop_ops.ops._precision import cast, wide, wide_dtype
 
-CACHED = 2**17  # elements: half a MiB in float32, which the cache of one core holds
+CACHED = 2**18  # elements: a MiB in float32, which the caches of two cores hold
 
 Term = Tensor | tuple[Tensor, Tensor]
 """An array to be added up, or two whose product is."""
@@ -36,23 +36,32 @@ def in_one_piece(*arrays: Tensor) -> bool:
     )
 
 
-def by_rows(formula: Callable[..., Tensor], *arrays: Tensor, dtype: torch.dtype) -> Tensor:
-    """``formula(*arrays)`` in ``dtype``, in the shape of the first array.
+def by_rows(
+    formula: Callable[..., tuple[Tensor, ...]], *arrays: Tensor, dtypes: tuple[torch.dtype, ...]
+) -> list[Tensor]:
+    """The results of ``formula(*arrays)`` in ``dtypes``, in the shape of the first array.
 
-    A row of the result depends on the same row of the arrays alone. The steps of the formula write
-    into its argument ``out``, rows of the result; where that is None, each makes an array.
+    A row of a result depends on the same row of the arrays alone. The steps of the formula write
+    into its argument ``out``, rows of each result; where one is None, they make an array.
     """
     if in_one_piece(*arrays):
-        return cast(formula(*arrays, out=None), dtype)
-    result = torch.empty_like(arrays[0], dtype=dtype)
-    # Not every operation writes into a narrower precision than it computes in.
-    narrow = dtype != wide_dtype(dtype)
-    for rows, *blocks in _blocks(result, *arrays):
-        if narrow:
-            rows.copy_(formula(*blocks, out=None))
-        else:
-            formula(*blocks, out=rows)
-    return result
+        made = formula(*arrays, out=(None,) * len(dtypes))
+        return [cast(result, dtype) for result, dtype in zip(made, dtypes, strict=True)]
+    results = [torch.empty_like(arrays[0], dtype=dtype) for dtype in dtypes]
+    for blocks in _blocks(*results, *arrays):
+        rows = blocks[: len(results)]
+        # Not every operation writes into a narrower precision than it computes in.
+        out = tuple(block if block.dtype == wide_dtype(block.dtype) else None for block in rows)
+        made = formula(*blocks[len(results) :], out=out)
+        for block, written, result in zip(rows, out, made, strict=True):
+            if written is None:
+                block.copy_(result)
+    return results
+
+
+def leading_rows(array: Tensor) -> Tensor:
+    """As many of the first rows as the cache holds: all of a small array."""
+    return array if in_one_piece(array) else next(_blocks(array))[0]
 
 
 def column_sums(

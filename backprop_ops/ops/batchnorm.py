@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from backprop_ops.ops import _refuse as refuse
-from backprop_ops.ops._large import by_rows, column_sums
+from backprop_ops.ops._large import by_rows, column_sums, leading_rows
 from backprop_ops.ops._precision import cast, wide, wide_dtype
 from backprop_ops.pair import Gradient, Kept
 
@@ -52,30 +52,35 @@ def batchnorm(
     correction=0 and keeps the other variance to run: see `update_running_statistics`.
     Raises TypeError or ValueError for wrong arguments.
 
-    The formula is from Ioffe and Szegedy, "Batch Normalization", 2015, algorithm 1. The mean is
-    taken twice, the second time of what rounding left: else x̂ loses its digits where the mean is
-    large. So would the variance as E[x²] - E[x]².
+    The formula is from Ioffe and Szegedy, "Batch Normalization", 2015, algorithm 1. The deviations
+    are taken from the mean of the leading rows, and from what is left of it: else x̂ loses its
+    digits where the mean is large. So would the variance as E[x²] - E[x]².
     """
     _refuse_batchnorm(x, gain, bias, eps, correction)
-    n = _count(x)
-    (total,) = column_sums(lambda x: (x,), x)
-    rounded = total / n  # the mean, up to what rounding left of it
+    n, dims = _count(x), (0, *range(2, x.dim()))
+    pivot = leading_rows(x).mean(dims, keepdim=True, dtype=wide_dtype(x.dtype))
 
     def deviations(x: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-        deviation = x - rounded
+        deviation = x - pivot
         return deviation, (deviation, deviation)
 
     left, squares = column_sums(deviations, x)
-    mean = torch.add(rounded, left, alpha=1 / n)
+    mean = torch.add(pivot, left, alpha=1 / n)
     var = torch.addcmul(squares, left, left, value=-1 / n).div_(n - correction)
     inv_std = (var + eps).rsqrt_()
+    shift = left * inv_std * (-1 / n)
 
-    def normalized(x: Tensor, out: Tensor | None) -> Tensor:
-        deviation = torch.sub(x, rounded, out=out).sub_(left, alpha=1 / n)
-        return torch.mul(deviation, inv_std, out=out)
+    def normalized(x: Tensor, out: tuple[Tensor | None, ...]) -> tuple[Tensor, ...]:
+        deviation = torch.sub(x, pivot, out=out[0])
+        xhat = torch.addcmul(shift, deviation, inv_std, out=out[0])
+        if gain is None or bias is None:
+            return (xhat,)
+        return xhat, _affine(xhat, gain, bias, out=out[1])
 
-    xhat = by_rows(normalized, x, dtype=inv_std.dtype)
-    return BatchNorm(_affine(xhat, gain, bias, x.dtype), mean, var, xhat, inv_std)
+    dtypes = (inv_std.dtype,) if gain is None else (inv_std.dtype, x.dtype)
+    xhat, *affine = by_rows(normalized, x, dtypes=dtypes)
+    out = affine[0] if affine else cast(xhat, x.dtype)
+    return BatchNorm(out, mean, var, xhat, inv_std)
 
 
 def batchnorm_backward(
@@ -93,11 +98,11 @@ def batchnorm_backward(
         lambda dout, xhat: (dout, (dout, xhat)), dout, xhat, keepdim=xhat.dim() > 2
     )
 
-    def bracket(dout: Tensor, xhat: Tensor, out: Tensor | None) -> Tensor:
-        without_var = torch.addcmul(dout, xhat, sum_dxhat, value=-1 / (n - correction), out=out)
-        return torch.mul(scale, without_var.sub_(sum_d, alpha=1 / n), out=out)
+    def bracket(dout: Tensor, xhat: Tensor, out: tuple[Tensor | None]) -> tuple[Tensor]:
+        without_var = torch.addcmul(dout, xhat, sum_dxhat, value=-1 / (n - correction), out=out[0])
+        return (torch.mul(scale, without_var.sub_(sum_d, alpha=1 / n), out=out[0]),)
 
-    dx = by_rows(bracket, dout, xhat, dtype=dout.dtype)
+    (dx,) = by_rows(bracket, dout, xhat, dtypes=(dout.dtype,))
     dgain, dbias = _as_gain(gain, sum_dxhat), _as_gain(gain, sum_d)
     return dx, dgain, dbias
 
@@ -144,7 +149,7 @@ def batchnorm_inference(
     _refuse_batchnorm_inference(x, gain, bias, mean, var, eps)
     rank = x.dim()
     xhat = (x - _per_channel(mean, rank)) * (_per_channel(var, rank) + eps).rsqrt()
-    return _affine(xhat, gain, bias, x.dtype)
+    return cast(xhat if gain is None or bias is None else _affine(xhat, gain, bias), x.dtype)
 
 
 def batchnorm_inference_backward(
@@ -184,11 +189,10 @@ def _as_gain(gain: Tensor | None, sums: Tensor) -> Gradient:
     return cast(sums if sums.shape == gain.shape else sums.view_as(gain), gain.dtype)
 
 
-def _affine(xhat: Tensor, gain: Tensor | None, bias: Tensor | None, dtype: torch.dtype) -> Tensor:
-    if gain is None or bias is None:
-        return cast(xhat, dtype)
-    factor, shift = _per_channel(gain, xhat.dim()), _per_channel(bias, xhat.dim())
-    return by_rows(lambda xhat, out: torch.addcmul(shift, factor, xhat, out=out), xhat, dtype=dtype)
+def _affine(xhat: Tensor, gain: Tensor, bias: Tensor, out: Tensor | None = None) -> Tensor:
+    """gain · x̂ + bias"""
+    rank = xhat.dim()
+    return torch.addcmul(_per_channel(bias, rank), _per_channel(gain, rank), xhat, out=out)
 
 
 def _refuse_batchnorm(
