@@ -25,9 +25,10 @@ mpl.use("Agg")
 FOLDER = Path(__file__).parent
 HEAD = """# Benchmarks
 
-Each cell has the time of a form as a multiple of the one beside which it was timed, and the peak
-of memory beyond what was held before. That one is the fused pair; for the training it is autograd,
-and for the checkers `check`. The two take turns, and a low quantile of the rounds is compared.
+The time of a form is a multiple of that beside which it was timed: the fused pair, for training
+autograd's step, for the checkers `check`, and for the doors to autograd the Function by hand. The
+two take turns, and a low quantile of the rounds is compared. The peak of memory is that beyond what
+was held before.
 
 `pytest --benchmark-only -k batchnorm` measures a part, and `python -m benchmarks` measures all and
 writes this page.
@@ -56,8 +57,10 @@ def main() -> int:
     for name in dict.fromkeys(r.table for r in results if r not in growth):
         file = images / f"benchmarks-{name.replace(' ', '-')}.svg"
         _bars([r for r in results if r.table == name], file)
-        title, text = next((t, text) for t, text in made.items() if t.startswith(f"{name}:"))
-        page += [f"## {title}", "", text, "", f"![{name}](images/{file.name})", ""]
+        page += [f"## {name}", "", f"![{name}](images/{file.name})", ""]
+        for title, text in made.items():
+            if title.startswith(f"{name}: "):
+                page += [f"{title.removeprefix(f'{name}: ').capitalize()}:", "", text, ""]
     if growth:
         _growth(growth, images / "benchmarks-growth.svg")
         page += ["## Time against size", "", "![growth](images/benchmarks-growth.svg)", ""]

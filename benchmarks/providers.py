@@ -64,7 +64,7 @@ class Problem:
     providers: Mapping[str, Provider]
 
     def runner(self, provider: str, stage: str) -> Callable[[], Any]:
-        """The function to time; ``stage`` is "backward" or "forward and backward"."""
+        """The function to time; ``stage`` is "backward" or "both ways"."""
         if provider == LIMIT:  # the result written once, and before it what is kept
             x, arrays = self.inputs[0], 1 if stage == "backward" else 2
             return lambda: [x.clone() for _ in range(arrays)]
@@ -79,7 +79,7 @@ class Problem:
         inputs, dout = self.inputs, self.dout
         if provider == "autograd":
             inputs = tuple(_leaf(tensor) for tensor in inputs)
-        if stage == "forward and backward":
+        if stage == "both ways":
             return lambda: both(dout, *inputs)
         kept = form.forward(*inputs)
         return lambda: backward(dout, *kept)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from tabulate import tabulate
@@ -28,19 +28,25 @@ class Result:
 
 
 def tables(results: Sequence[Result], style: str) -> dict[str, str]:
-    """Each table under its title, in a style of `tabulate`: ratios of time, and the peak memory."""
+    """Each table under its title, in a style of `tabulate`: of the time, and of the memory."""
     made = {}
     for name in dict.fromkeys(result.table for result in results):
-        rows: dict[str, dict[str, str]] = {}
-        for result in results:
-            if result.table == name:
-                cell = f"{result.ratio:.2f} · {_size(result.peak)}"
-                rows.setdefault(result.case, {})[result.provider] = cell
-        providers = dict.fromkeys(p for row in rows.values() for p in row)
-        cells = [[case, *(row.get(p, "") for p in providers)] for case, row in rows.items()]
-        title = f"{name}: ratio of time · peak of extra memory"
-        made[title] = tabulate(cells, headers=["", *providers], tablefmt=style, stralign="right")
+        own = [result for result in results if result.table == name]
+        made[f"{name}: time, as a ratio"] = _table(own, style, lambda r: f"{r.ratio:.2f}")
+        made[f"{name}: peak of extra memory"] = _table(own, style, lambda r: _size(r.peak))
     return made
+
+
+def _table(results: Sequence[Result], style: str, cell: Callable[[Result], str]) -> str:
+    rows: dict[str, dict[str, str]] = {}
+    for result in results:
+        rows.setdefault(result.case, {})[result.provider] = cell(result)
+    providers = dict.fromkeys(result.provider for result in results)
+    headers = list(providers)
+    if style == "simple":  # a terminal of 100 columns
+        headers = [provider.replace(" ", "\n") for provider in providers]
+    cells = [[case, *(row.get(p, "") for p in providers)] for case, row in rows.items()]
+    return tabulate(cells, ["", *headers], style, stralign="right", disable_numparse=True)
 
 
 def conditions(results: Sequence[Result]) -> str:

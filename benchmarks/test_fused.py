@@ -17,7 +17,7 @@ from benchmarks.turns import take_turns
 LOGITS = ((32, 27), (256, 1000), (2048, 8192))
 ACTIVATIONS = ((32, 64), (32, 200), (1024, 1024), (16384, 1024))
 SIZES = {name: ACTIVATIONS if name == "batchnorm" else LOGITS for name in PROVIDERS}
-STAGES = ("backward", "forward and backward")
+STAGES = ("backward", "both ways")
 CASES = [
     (name, shape, stage, provider)
     for name, shapes in SIZES.items()
@@ -46,7 +46,7 @@ def measure(benchmark: Any, table: str, solved: Problem, stage: str, provider: s
     if provider != LIMIT:  # nothing wrong is timed
         torch.testing.assert_close(run(), reference())
     n, c = solved.shape
-    benchmark.group = f"{solved.name} {n} × {c}, {stage}"
+    benchmark.group = f"{n} × {c}, {stage}"
     benchmark.extra_info.update(table=table, provider=provider, elements=n * c)
     take_turns(benchmark, run, reference)
 

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from benchmarks import __main__ as command
+from benchmarks.providers import NAMES
 from benchmarks.tables import Result, tables
 from benchmarks.turns import peak_memory
 
@@ -33,13 +34,22 @@ RESULTS = [
 
 def test_tables() -> None:
     made = tables(RESULTS, "github")
-    rows = [line.split("|")[1:-1] for line in made[next(iter(made))].splitlines()]
-    cells = [[cell.strip() for cell in row] for row in rows]
-    assert cells[0] == ["", "fused", "atomic"]
-    assert cells[2:] == [
-        ["8 × 8", "1.00 · 4 KiB", "2.50 · 4 KiB"],
-        ["16 × 8", "1.00 · 4 KiB", ""],
-    ]
+
+    def cells(title: str) -> list[list[str]]:
+        rows = [line.split("|")[1:-1] for line in made[title].splitlines()]
+        return [[cell.strip() for cell in row] for row in rows]
+
+    time = cells("batchnorm: time, as a ratio")
+    assert time[0] == ["", "fused", "atomic"]
+    assert time[2:] == [["8 × 8", "1.00", "2.50"], ["16 × 8", "1.00", ""]]
+    memory = cells("batchnorm: peak of extra memory")
+    assert memory[2:] == [["8 × 8", "4 KiB", "4 KiB"], ["16 × 8", "4 KiB", ""]]
+
+
+def test_tables_fit_a_terminal() -> None:
+    case = "16384 × 1024, both ways"
+    made = tables([result("batchnorm", case, name, 10.0) for name in NAMES], "simple")
+    assert max(len(line) for text in made.values() for line in text.splitlines()) <= 100
 
 
 def test_peak_memory() -> None:
@@ -67,7 +77,8 @@ def test_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     page = out.read_text()
     assert "Measured on A Processor, 2 cores, torch " in page
     assert "load 0.5 to 0.5 on" in page
-    assert "## batchnorm: ratio of time" in page
+    assert "## batchnorm\n" in page
+    assert "Time, as a ratio:" in page
     images = re.findall(r"\((images/.*?)\)", page)
     assert images == ["images/benchmarks-batchnorm.svg", "images/benchmarks-growth.svg"]
     for image in images:
