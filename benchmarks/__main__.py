@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import sys
 import tempfile
 from pathlib import Path
@@ -55,7 +56,7 @@ def main() -> int:
     page = [HEAD, f"Measured on {_machine(run)}; {conditions(results)}.", ""]
     made, growth = tables(results, "github"), [r for r in results if r.table.startswith("growth")]
     for name in dict.fromkeys(r.table for r in results if r not in growth):
-        file = images / f"benchmarks-{name.replace(' ', '-')}.svg"
+        file = images / f"benchmarks-{re.sub(r'[^a-z0-9_]+', '-', name)}.svg"
         _bars([r for r in results if r.table == name], file)
         page += [f"## {name}", "", f"![{name}](images/{file.name})", ""]
         for title, text in made.items():

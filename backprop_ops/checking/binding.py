@@ -50,6 +50,7 @@ class Question:
     reach: Reach
     dtypes: tuple[torch.dtype, ...]
     budget: float
+    seconds: float | None
     isolate: bool
     skip: frozenset[str]
     seed: int
@@ -67,6 +68,7 @@ def question(
     reach: str | None,
     dtypes: Iterable[str] | None,
     budget: float,
+    seconds: float | None,
     isolate: bool,
     seed: int | None,
     skip: Iterable[str],
@@ -83,8 +85,10 @@ def question(
     for role, function in (("reference", reference), ("gradient_of", gradient_of)):
         if function is not None and not callable(function):
             raise TypeError(f"{role} must be a function, got {_type(function)}")
-    if not isinstance(budget, (int, float)) or not budget > 0:
-        raise ValueError(f"budget must be a number of seconds above zero, got {budget!r}")
+    for name, limit in (("budget", budget), ("seconds", seconds)):
+        limited = name == "budget" or limit is not None
+        if limited and not (isinstance(limit, (int, float)) and limit > 0):
+            raise ValueError(f"{name} must be a number of seconds above zero, got {limit!r}")
     if isolate:
         _can_isolate(forward, args, kwargs)
     skipped = _skipped(skip, *context.current.skips)
@@ -109,6 +113,7 @@ def question(
         reached,
         precisions,
         budget,
+        seconds,
         isolate,
         skipped,
         seed,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import time
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -51,6 +52,7 @@ def check(
     reach: str | None = None,
     dtypes: Iterable[str] | None = None,
     budget: float = BUDGET,
+    seconds: float | None = None,
     isolate: bool = False,
     seed: int | None = None,
     skip: Iterable[str] = (),
@@ -72,7 +74,8 @@ def check(
     from the sample to go. ``"sample"``: to the sample alone; ``"alike"``: to inputs as its users
     send them; ``"beyond"``, the default: all the way. ``dtypes``: the precisions to try beside the
     sample's, as ``("float32",)``; all four unless given. ``budget``: seconds of the processor,
-    after which no further case is tried; a note says so. ``isolate``: whether each case runs in a
+    ``seconds``: of the clock, no limit by default; after either no further case is tried, and a
+    note says so. ``isolate``: whether each case runs in a
     forked process with one thread, so that native code which crashes, or does not come back in 30
     seconds, is a failure with its input; on the CPU alone. ``seed``: of what is drawn; a fresh one
     unless given, and the report states it. ``skip``: what not to try, each listed in the notes:
@@ -95,6 +98,7 @@ def check(
             reach=reach,
             dtypes=dtypes,
             budget=budget,
+            seconds=seconds,
             isolate=isolate,
             seed=seed,
             skip=skip,
@@ -116,6 +120,7 @@ def assert_backward(
     reach: str | None = None,
     dtypes: Iterable[str] | None = None,
     budget: float = BUDGET,
+    seconds: float | None = None,
     isolate: bool = False,
     seed: int | None = None,
     skip: Iterable[str] = (),
@@ -133,6 +138,7 @@ def assert_backward(
         reach=reach,
         dtypes=dtypes,
         budget=budget,
+        seconds=seconds,
         isolate=isolate,
         seed=seed,
         skip=skip,
@@ -165,6 +171,7 @@ class _Check:
         self.outside: Counter[str] = Counter()  # those among them, by the reason
         self.failures: list[Failure] = []
         self.notes: dict[str, None] = {}
+        self.processor, self.clock = _of_the_processor(), time.monotonic()
 
     def report(self) -> Report:
         asked, sample = self.asked, self.sample
@@ -219,17 +226,19 @@ class _Check:
         base = self.maker.smaller(sample)
         if base is not sample:
             for case in self._within(layouts_of_the_upstream(self.pair, sample)):
+                if self._is_spent(0):
+                    return
                 for finding in self.inspector.layout(case):
                     self._add(finding, case)
                 if self.failures:
                     return
             self._ask(base)
         farther: list[Case] = []
-        other, started = base, _seconds()
+        other = base
         for case in self._within(variations(self.maker, base)):
             if self.failures:  # the others would say much the same
                 return
-            if self._is_spent(started, len(farther)):
+            if self._is_spent(len(farther)):
                 break
             if case.reach == "beyond":
                 farther.append(case)
@@ -239,7 +248,7 @@ class _Check:
             self._ask(case)
         self._ask_in_other_surroundings(base, other)
         for i, case in enumerate(farther):
-            if self.failures or self._is_spent(started, len(farther) - i):
+            if self.failures or self._is_spent(len(farther) - i):
                 return
             self._ask(case)
 
@@ -258,12 +267,16 @@ class _Check:
         if families:  # of which nothing at all was tried
             self.notes[f"not tried: {', '.join(map(str, families))}; none is accepted"] = None
 
-    def _is_spent(self, started: float, left: int) -> bool:
-        spent = _seconds() - started > self.asked.budget
-        if spent:
-            budget = f"{self.asked.budget:g} s of the processor"
-            self.notes[f"budget: {budget} are spent; {left} cases or more were not tried"] = None
-        return spent
+    def _is_spent(self, left: int) -> bool:
+        budget, seconds = self.asked.budget, self.asked.seconds
+        if seconds is not None and time.monotonic() - self.clock > seconds:
+            spent = f"seconds: {seconds:g} s are over"
+        elif _of_the_processor() - self.processor > budget:
+            spent = f"budget: {budget:g} s of the processor are spent"
+        else:
+            return False
+        self.notes[f"{spent}; {left} cases or more were not tried"] = None
+        return True
 
     def _ask_in_other_surroundings(self, base: Case, other: Case) -> None:
         self.skipped |= {"calls"} & self.asked.skip
@@ -332,6 +345,6 @@ class _Check:
         )
 
 
-def _seconds() -> float:
-    """Of the processor, those of forked processes too."""
+def _of_the_processor() -> float:
+    """Seconds, those of forked processes too."""
     return sum(os.times()[:4])

@@ -218,3 +218,15 @@ def test_a_budget() -> None:
     for budget in (0, -1, "a"):
         with pytest.raises(ValueError, match="budget must be a number of seconds above zero, got"):
             check(square, backward, (X,), budget=budget)
+
+
+def test_seconds() -> None:
+    """Of the clock; none unless asked."""
+    backward = where(lambda x: x.abs().amax() > 1e3)
+    report = check(square, backward, (X,), seed=0, seconds=1e-9)
+    assert report.ok
+    (note,) = report.notes
+    assert note.startswith("seconds: 1e-09 s are over")
+    for seconds in (0, -1, "a"):
+        with pytest.raises(ValueError, match="seconds must be a number of seconds above zero, got"):
+            check(square, backward, (X,), seconds=seconds)
