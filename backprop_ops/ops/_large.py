@@ -36,14 +36,22 @@ def in_one_piece(*arrays: Tensor) -> bool:
     )
 
 
-def by_rows(
+def by_rows(formula: Callable[..., Tensor], *arrays: Tensor, dtype: torch.dtype) -> Tensor:
+    """``formula(*arrays)`` in ``dtype``, in the shape of the first array.
+
+    A row of the result depends on the same row of the arrays alone. The steps of the formula write
+    into its argument ``out``, rows of the result; where that is None, each makes an array.
+    """
+    (result,) = several_by_rows(
+        lambda *blocks, out: (formula(*blocks, out=out[0]),), *arrays, dtypes=(dtype,)
+    )
+    return result
+
+
+def several_by_rows(
     formula: Callable[..., tuple[Tensor, ...]], *arrays: Tensor, dtypes: tuple[torch.dtype, ...]
 ) -> list[Tensor]:
-    """The results of ``formula(*arrays)`` in ``dtypes``, in the shape of the first array.
-
-    A row of a result depends on the same row of the arrays alone. The steps of the formula write
-    into its argument ``out``, rows of each result; where one is None, they make an array.
-    """
+    """As `by_rows`, of a formula with several results: one dtype and one ``out`` for each."""
     if in_one_piece(*arrays):
         made = formula(*arrays, out=(None,) * len(dtypes))
         return [cast(result, dtype) for result, dtype in zip(made, dtypes, strict=True)]

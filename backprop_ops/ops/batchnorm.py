@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from backprop_ops.ops import _refuse as refuse
-from backprop_ops.ops._large import by_rows, column_sums, leading_rows
+from backprop_ops.ops._large import by_rows, column_sums, leading_rows, several_by_rows
 from backprop_ops.ops._precision import cast, wide, wide_dtype
 from backprop_ops.pair import Gradient, Kept
 
@@ -78,7 +78,7 @@ def batchnorm(
         return xhat, _affine(xhat, gain, bias, out=out[1])
 
     dtypes = (inv_std.dtype,) if gain is None else (inv_std.dtype, x.dtype)
-    xhat, *affine = by_rows(normalized, x, dtypes=dtypes)
+    xhat, *affine = several_by_rows(normalized, x, dtypes=dtypes)
     out = affine[0] if affine else cast(xhat, x.dtype)
     return BatchNorm(out, mean, var, xhat, inv_std)
 
@@ -98,11 +98,11 @@ def batchnorm_backward(
         lambda dout, xhat: (dout, (dout, xhat)), dout, xhat, keepdim=xhat.dim() > 2
     )
 
-    def bracket(dout: Tensor, xhat: Tensor, out: tuple[Tensor | None]) -> tuple[Tensor]:
-        without_var = torch.addcmul(dout, xhat, sum_dxhat, value=-1 / (n - correction), out=out[0])
-        return (torch.mul(scale, without_var.sub_(sum_d, alpha=1 / n), out=out[0]),)
+    def bracket(dout: Tensor, xhat: Tensor, out: Tensor | None) -> Tensor:
+        without_var = torch.addcmul(dout, xhat, sum_dxhat, value=-1 / (n - correction), out=out)
+        return torch.mul(scale, without_var.sub_(sum_d, alpha=1 / n), out=out)
 
-    (dx,) = by_rows(bracket, dout, xhat, dtypes=(dout.dtype,))
+    dx = by_rows(bracket, dout, xhat, dtype=dout.dtype)
     dgain, dbias = _as_gain(gain, sum_dxhat), _as_gain(gain, sum_d)
     return dx, dgain, dbias
 
