@@ -59,7 +59,7 @@ TORCHS_OWN = {
     # It reads the upstream's memory from the beginning, wherever the upstream begins in it.
     "as_strided_scatter": "of twice the upstream is not twice",
 }
-# Their kernels read out of bounds, unchecked, so that the process may end or a value be any: running
+# Their kernels read out of bounds, unchecked, and the process may end or a value be any: running
 # statistics of another size, targets beyond the classes, offsets beyond the end.
 OUT_OF_BOUNDS = {
     "native_batch_norm",
