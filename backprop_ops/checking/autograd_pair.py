@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd import Function
+from torch.autograd.function import FunctionCtx
 
 from backprop_ops._torch import as_written
 from backprop_ops.leaves import mapped, parts, replaced, takes_gradient
@@ -100,6 +102,24 @@ def autograd_pair(
     )
 
 
+def own_forward(pair: AutogradPair) -> Pair | None:
+    """The pair with a Function's forward as it is written, which autograd may see through."""
+    owner = getattr(pair.function, "__self__", None)
+    if not (isinstance(owner, type) and issubclass(owner, Function)):
+        return None
+    record: Any = make_record("Outputs", pair.outputs)
+
+    def forward(*inputs: Any) -> Any:
+        context = FunctionCtx()
+        context.needs_input_grad = tuple(map(takes_gradient, inputs))  # type: ignore[attr-defined]
+        takes_context = owner.setup_context is Function.setup_context
+        result = owner.forward(*([context] if takes_context else []), *inputs)
+        fields = _named(pair.name, result)
+        return record(*(fields[output] for output in pair.outputs))
+
+    return replace(pair, forward=forward)
+
+
 def pair_of(function: Callable[..., Any]) -> Pair | None:
     """The pair that a function is made of, as `differentiable` and `custom_op` make one."""
     pair = getattr(function, "pair", None)
@@ -108,7 +128,7 @@ def pair_of(function: Callable[..., Any]) -> Pair | None:
 
 def _name(function: Callable[..., Any]) -> str:
     owner = getattr(function, "__self__", None)
-    if isinstance(owner, type) and issubclass(owner, torch.autograd.Function):
+    if isinstance(owner, type) and issubclass(owner, Function):
         return owner.__name__
     return function_name(as_written(function))
 
@@ -116,9 +136,9 @@ def _name(function: Callable[..., Any]) -> str:
 def _inputs(function: Callable[..., Any], count: int) -> tuple[str, ...]:
     """The names of the arguments: the function's own, or those of a Function's ``forward``."""
     owner = getattr(function, "__self__", None)
-    if isinstance(owner, type) and issubclass(owner, torch.autograd.Function):
+    if isinstance(owner, type) and issubclass(owner, Function):
         names = list(inspect.signature(owner.forward).parameters)
-        if owner.setup_context is torch.autograd.Function.setup_context:
+        if owner.setup_context is Function.setup_context:
             del names[:1]  # ctx
         names = names[:count]  # others have defaults
     else:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from backprop_ops import context
 from backprop_ops.checking.acceptance import OutsideDomain, outputs_of
-from backprop_ops.checking.autograd_pair import autograd_pair, pair_of
+from backprop_ops.checking.autograd_pair import AutogradPair, autograd_pair, own_forward, pair_of
 from backprop_ops.checking.calling import Oracle
 from backprop_ops.checking.case import FAMILIES, REACHES, Reach
 from backprop_ops.checking.finding import PROPERTIES
@@ -102,7 +102,7 @@ def question(
         reference = made_of.forward
     inside, maps = _domain(domain, pair, arguments)
     guarded = functools.partial(_guarded, inside=inside)
-    oracle = _oracle(pair, arguments, backward, reference, gradient_of, guarded)
+    oracle = _oracle(pair, arguments, reference, gradient_of, guarded)
     fixed = _fixed(pair, reference, gradient_of)
     return Question(
         guarded(pair),
@@ -123,7 +123,6 @@ def question(
 def _oracle(
     pair: Pair,
     arguments: Arguments,
-    backward: Callable[..., Any] | None,
     reference: Callable[..., Any] | None,
     gradient_of: Callable[..., Any] | None,
     guarded: Callable[[Pair], Pair],
@@ -148,7 +147,22 @@ def _oracle(
         return Oracle(smooth, smooth, compared, on_purpose=True, structures=structures)
     if compared is not None:
         return Oracle(compared, guarded(compared), compared, structures=structures)
-    return Oracle(pair if backward is not None else None, guarded(pair), structures=structures)
+    if isinstance(pair, AutogradPair):
+        written = _differentiated(own_forward(pair), arguments)
+        return Oracle(written, guarded(pair), confirmed=True, structures=structures)
+    return Oracle(pair, guarded(pair), structures=structures)
+
+
+def _differentiated(pair: Pair | None, arguments: Arguments) -> Pair | None:
+    """The pair, if autograd sees through its forward on the sample."""
+    if pair is None:
+        return None
+    try:
+        own = copied(arguments)
+        autograd(pair, own, outputs_of(pair, own))
+    except Exception:  # as of a kernel, or of what a Function alone may do
+        return None
+    return pair
 
 
 def _bind(

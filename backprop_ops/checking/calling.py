@@ -32,14 +32,16 @@ class Oracle:
     ``differentiated``: the pair whose forward autograd differentiates; None where finite
     differences judge. ``differenced``: the pair whose forward they ask. ``compared``: the pair
     whose outputs the forward's have to equal. ``on_purpose``: whether the gradient is another
-    function's, of which finite differences of the forward say nothing. ``structures``: those of
-    the sample, which their steps keep.
+    function's, of which finite differences of the forward say nothing. ``confirmed``: whether
+    finite differences have to agree with autograd, from which a Function's forward may hide.
+    ``structures``: those of the sample, which their steps keep.
     """
 
     differentiated: Pair | None
     differenced: Pair
     compared: Pair | None = None
     on_purpose: bool = False
+    confirmed: bool = False
     structures: Structures = field(default_factory=Structures)
 
     def differences(self, arguments: Arguments, upstreams: Mapping[str, Tensor]) -> Differences:
@@ -162,9 +164,14 @@ class Caller:
             except Undifferentiable:
                 pass
             except Exception:
-                if self.learned.differentiated:  # so the case is the reason, not the forward
+                # Else the case is the reason, not the forward.
+                if self.learned.differentiated and not self.oracle.confirmed:
                     raise
             else:
+                if self.oracle.confirmed:
+                    differences = self.oracle.differences(arguments, upstreams)
+                    if not differences.confirms(judge.expected):
+                        return differences
                 self.learned.differentiated = True
                 return judge
         return self.oracle.differences(arguments, upstreams)

@@ -217,6 +217,20 @@ class Differences:
                 return True
         return False
 
+    def confirms(self, gradients: Leaves) -> bool:
+        """Whether gradients' products with a drawn direction are well known, and the slopes."""
+        for leaf, x in self._leaves.items():
+            generator = torch.Generator().manual_seed(0)
+            drawn = torch.randn(x.shape, generator=generator, dtype=torch.float64)
+            direction = self._along_tangents(leaf, drawn.to(x.device))
+            slope, terms = self.along(leaf, direction), gradients[leaf] * direction
+            size, said = terms.abs().sum().item(), terms.sum().item()
+            allowed = ERRORS * slope.error
+            inside = slope.least - allowed <= said <= slope.most + allowed
+            if x.numel() and not (inside and allowed <= NEAR * size):
+                return False
+        return True
+
     def _signs(self, leaf: str) -> list[Tensor]:
         x = self._leaves[leaf]
         generator = torch.Generator().manual_seed(0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -391,6 +392,11 @@ def _linearity(seen: Observed) -> Iterator[Finding]:
 def _values(seen: Observed) -> Iterator[Finding]:
     caller, call, values = seen.caller, seen.call, seen.values
     verdicts, judges = seen.judge.verdicts(values), dict.fromkeys(values, seen.judge)
+    to_confirm = caller.oracle.confirmed and not isinstance(seen.judge, Differences)
+    if to_confirm and any(verdict.wrong.any() for verdict in verdicts.values()):
+        differences = caller.oracle.differences(call.arguments, call.upstreams)
+        yield from _values(replace(seen, judge=differences))
+        return
     for name in caller.learned.differenced & verdicts.keys():
         judges[name] = caller.oracle.differences(call.arguments, call.upstreams)
         verdicts[name] = judges[name].verdicts({name: values[name]})[name]

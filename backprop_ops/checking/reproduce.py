@@ -109,6 +109,7 @@ class _Code:
         oracle = self.inspector.oracle
         return (
             oracle.differentiated is not None
+            and not oracle.confirmed
             and oracle.compared is None
             and not oracle.on_purpose
             and isinstance(self.inspector.judge(self.call.arguments, self.call.upstreams), Autograd)

@@ -69,7 +69,7 @@ def as_judged(row: Comparison, failures: Iterable[Failure]) -> Comparison:
 
 def judges_apart(inspector: Inspector, small: Case, seed: int) -> list[str]:
     """Whether the two judges agree, and what the backward agrees with where they do not."""
-    if inspector.oracle.differentiated is None:
+    if inspector.oracle.differentiated is None or inspector.oracle.confirmed:
         return []
     call = inspector.call(small)
     judge = inspector.judge(call.arguments, call.upstreams)
