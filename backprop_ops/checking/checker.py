@@ -7,7 +7,7 @@ import os
 import time
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -18,7 +18,7 @@ from backprop_ops import context
 from backprop_ops.checking.binding import BUDGET, Domain, Question, question
 from backprop_ops.checking.calling import Outside
 from backprop_ops.checking.case import FAMILIES, REACHES, Case, Surrounded, described
-from backprop_ops.checking.diagnosis import diagnosed
+from backprop_ops.checking.diagnosis import Elsewhere, diagnosed
 from backprop_ops.checking.finding import PROPERTIES, Finding
 from backprop_ops.checking.inspector import Inspector
 from backprop_ops.checking.isolation import Crashed, forked, isolating
@@ -228,8 +228,7 @@ class _Check:
             for case in self._within(layouts_of_the_upstream(self.pair, sample)):
                 if self._is_spent(0):
                     return
-                for finding in self.inspector.layout(case):
-                    self._add(finding, case)
+                self._add(self.inspector.layout(case), case)
                 if self.failures:
                     return
             self._ask(base)
@@ -291,7 +290,7 @@ class _Check:
         for change, finding in changed:
             case = base.but(change)
             if not self._skips(case):
-                self._add(finding, case)
+                self._add([finding], case)
                 return
 
     def _within(self, cases: Iterator[Case]) -> Iterator[Case]:
@@ -320,29 +319,36 @@ class _Check:
             why = type(error.__cause__).__name__ if error.__cause__ else "lost digits"
             self.outside[f"its gradient raises {why}"] += 1
             return
-        for finding in findings:
-            self._add(finding, case)
+        self._add(findings, case)
 
-    def _add(self, finding: Finding, case: Case) -> None:
+    def _add(self, findings: Sequence[Finding], case: Case) -> None:
+        if not findings:
+            return
         # Where fewer elements show the same, they show it sooner, and as code.
         smaller = self.maker.smaller(case)
-        at_smaller = self.inspector.fails_there(smaller, finding)
-        if at_smaller is not None:
-            case, finding = smaller, at_smaller
-        likely = diagnosed(self.inspector, case, finding)
-        small, at_small, likely = shrunk(self.inspector, self.maker, case, finding, likely)
-        self.failures.append(
-            Failure(
-                finding.property,
-                case.changes,
-                finding.input and f"d{finding.input}",
-                at_small.message,
-                likely.mistake if likely else finding.mistake,
-                likely.explanation if likely else finding.explanation,
-                reproduction(self.inspector, small, at_small),
-                self.maker.structures.left(case.arguments) if case.reach == "beyond" else (),
+        at_smaller = [] if smaller is case else self.inspector.all_there(smaller)
+        others, others_of_smaller = (Elsewhere(self.inspector, c) for c in (case, smaller))
+        known: list[Case] = []
+        for finding in findings:
+            of, elsewhere = case, others
+            at_fewer = finding.among(at_smaller)
+            if at_fewer is not None:
+                of, finding, elsewhere = smaller, at_fewer, others_of_smaller
+            likely = diagnosed(self.inspector, of, finding, elsewhere)
+            small, at_small, likely = shrunk(self.inspector, self.maker, of, finding, likely, known)
+            known.append(small)
+            self.failures.append(
+                Failure(
+                    finding.property,
+                    of.changes,
+                    finding.input and f"d{finding.input}",
+                    at_small.message,
+                    likely.mistake if likely else finding.mistake,
+                    likely.explanation if likely else finding.explanation,
+                    reproduction(self.inspector, small, at_small),
+                    self.maker.structures.left(of.arguments) if of.reach == "beyond" else (),
+                )
             )
-        )
 
 
 def _of_the_processor() -> float:

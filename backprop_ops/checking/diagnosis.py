@@ -12,6 +12,7 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import cached_property
 from typing import NamedTuple
 
 import torch
@@ -69,18 +70,19 @@ class Diagnosis(NamedTuple):
         return None
 
 
-def diagnosed(inspector: Inspector, case: Case, finding: Finding) -> Diagnosis | None:
-    """The known mistake that explains a finding; None where none does."""
+def diagnosed(
+    inspector: Inspector, case: Case, finding: Finding, elsewhere: Elsewhere
+) -> Diagnosis | None:
+    """The known mistake that explains a finding of a case; None where none does."""
     if finding.mistake is not None and finding.property in ("call", "count"):
         return None
     evidence = _evidence(inspector, case, finding)
-    others = _elsewhere(inspector.quiet(), case, finding)
     started = time.process_time()
     for test in _tests(evidence, finding):
         try:
             for mistake, explanation in test(evidence):
                 likely = Diagnosis(mistake, explanation, test)
-                if all(likely.again(inspector, *other) for other in others):
+                if all(likely.again(inspector, *other) for other in elsewhere.alike(finding)):
                     return likely
         except Exception:  # an experiment that cannot be made on these inputs
             continue
@@ -106,8 +108,32 @@ def _fails_alike(evidence: Evidence, finding: Finding) -> bool:
         return False
 
 
-def _elsewhere(quiet: Inspector, case: Case, finding: Finding) -> list[tuple[Case, Finding]]:
-    """The case with other upstreams, values and sizes, as far as it fails alike there."""
+class Elsewhere:
+    """What fails on a case with other upstreams, values and sizes; asked once for all findings."""
+
+    def __init__(self, inspector: Inspector, case: Case) -> None:
+        self._quiet = inspector.quiet()
+        self._case = case
+
+    def alike(self, finding: Finding) -> Iterator[tuple[Case, Finding]]:
+        """The cases that fail like a finding, and how."""
+        for case, findings in self._found:
+            there = finding.among(findings)
+            if there is not None:
+                yield case, there
+
+    @cached_property
+    def _found(self) -> list[tuple[Case, list[Finding]]]:
+        found, started = [], time.process_time()
+        for case in _others(self._quiet, self._case):
+            found.append((case, self._quiet.all_there(case)))
+            if time.process_time() - started > MOST_SECONDS_ELSEWHERE:
+                break
+        return found
+
+
+def _others(quiet: Inspector, case: Case) -> list[Case]:
+    """The case with other upstreams, values and sizes."""
     cases = [replace(case, seed=case.seed + 1000)]
     for seed in range(OTHER_VALUES):
         generator = torch.Generator().manual_seed(seed)
@@ -120,14 +146,7 @@ def _elsewhere(quiet: Inspector, case: Case, finding: Finding) -> list[tuple[Cas
     for group in groups(case.arguments)[:OTHER_SIZES]:
         size = size_of(case.arguments, group[0]) + 1
         cases.append(case.of(resized(case.arguments, group, size, generator)))
-    found, started = [], time.process_time()
-    for other in cases:
-        there = quiet.fails_there(other, finding)
-        if there is not None:
-            found.append((other, there))
-        if time.process_time() - started > MOST_SECONDS_ELSEWHERE:
-            break
-    return found
+    return cases
 
 
 def _tests(evidence: Evidence, finding: Finding) -> tuple[Test, ...]:

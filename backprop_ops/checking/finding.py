@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import typing
+from collections.abc import Iterable
 from typing import Literal, NamedTuple
 
 Property = Literal[
@@ -47,6 +48,10 @@ class Finding(NamedTuple):
         """Whether the same property of the same gradient fails in the same way."""
         same = (self.property, self.input, self.kind) == (other.property, other.input, other.kind)
         return same and math.isnan(self.got) == math.isnan(other.got)
+
+    def among(self, others: Iterable[Finding]) -> Finding | None:
+        """The first of others that fails like this one."""
+        return next((other for other in others if other.fails_like(self)), None)
 
 
 LATER = "something is kept between calls"

@@ -62,12 +62,14 @@ class Inspector(Caller):
 
     def fails_there(self, case: Case, finding: Finding) -> Finding | None:
         """How another case fails, if it does so alike."""
+        return finding.among(self.all_there(case))
+
+    def all_there(self, case: Case) -> list[Finding]:
+        """How another case fails, if it is one."""
         try:
-            if accepts(self.pair, case.arguments):
-                return next((f for f in self.findings(case) if f.fails_like(finding)), None)
+            return self.findings(case) if accepts(self.pair, case.arguments) else []
         except Exception:  # made something that is no case at all
-            pass
-        return None
+            return []
 
     def _is_lost(self, case: Case) -> bool:
         """Whether the forward itself has lost its digits here: of nothing a gradient is right."""

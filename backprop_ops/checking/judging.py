@@ -44,6 +44,7 @@ FAR = {1: 2.0**16, 4: 2.0**7, 16: 1.0}  # by which so many draws were never all 
 SMALL_IN_FLOAT32 = 2.0**-18  # a relative disturbance, large against the rounding
 JUMP = 1e-4  # of an entry's scale: what a disturbance moves at a tie or a kink, and nowhere else
 MOVED_ALONE = 512  # entries
+TIED = 3  # directions in which ties move together
 CACHED = 2**15  # elements
 SEARCHED = 2**16  # elements up to which a result is compared with what it may have been picked from
 
@@ -290,15 +291,19 @@ class Autograd:
         Where equal numbers that move together have one gradient again, it was a tie: there any of
         the tied may get what any other gets.
         """
+        zeros = {name: torch.zeros_like(value) for name, value in self.expected.items()}
+        nowhere = {name: torch.zeros_like(zero, dtype=torch.bool) for name, zero in zeros.items()}
+        if self._is_smooth:
+            return {
+                name: _Kinks(value, value, nowhere[name], [zeros[name]] * TIED)
+                for name, value in self.expected.items()
+            }
         at = self._pair.leaves(self._arguments)
         together = [
             self._moved(salt, size, keep_ties=True)
-            for salt, size in itertools.product(range(1, 4), (self._small, -self._small))
+            for salt, size in itertools.product(range(1, 1 + TIED), (self._small, -self._small))
         ]
-        kinks = {
-            name: _Kinks(zero, zero, torch.zeros_like(zero, dtype=torch.bool), [])
-            for name, zero in ((n, torch.zeros_like(value)) for n, value in self.expected.items())
-        }
+        kinks = {name: _Kinks(zero, zero, nowhere[name], []) for name, zero in zeros.items()}
         for upstreams in self._one_signed_upstreams:
             here = self._gradients(self._arguments, upstreams)
             lowest, highest = dict(here), dict(here)
@@ -316,7 +321,7 @@ class Autograd:
             value = self.expected[name]
             least, most = torch.where(jumps, least, value), torch.where(jumps, most, value)
             kink = torch.zeros_like(jumps)
-            for gradients in together:
+            for gradients in filter(None, together):
                 kink |= _jumps(value, gradients[name])
             ties = jumps & ~kink
             if ties.any():
@@ -326,9 +331,27 @@ class Autograd:
                 spread = shared_most - shared_least
                 least = torch.where(ties, shared_least - spread, least)
                 most = torch.where(ties, shared_most + spread, most)
-            noises = [torch.where(ties, _noise(at[name], salt), 0) for salt in range(1, 4)]
+            noises = [torch.where(ties, _noise(at[name], salt), 0) for salt in range(1, 1 + TIED)]
             kinks[name] = _Kinks(least, most, jumps | ties, noises)
         return kinks
+
+    @property
+    def _is_smooth(self) -> bool:
+        """Whether inputs next to these have nearly the same gradients.
+
+        At a kink two that move apart, each way, show another gradient in some entry.
+        """
+        for upstreams in self._one_signed_upstreams:
+            here = self._gradients(self._arguments, upstreams)
+            for salt, size in itertools.product(self._salts[:2], (self._small, -self._small)):
+                moved = self._moved(salt, size, False, upstreams)
+                if not moved:  # beyond the domain
+                    return False
+                for name, gradient in moved.items():
+                    same = gradient.isfinite() == here[name].isfinite()
+                    if not same.all() or _jumps(here[name], gradient).any():
+                        return False
+        return True
 
     @property
     def _salts(self) -> range:
@@ -377,7 +400,7 @@ class Autograd:
             left_out = beyond[leaf] | ~value.isfinite()
             differences[leaf] = torch.where(left_out, 0, given - value)
         # Of a tie, the shares must add up to what all of it moved together would get.
-        for i in range(3):
+        for i in range(TIED):
             directions = {leaf: self._kinks[leaf].tied[i] for leaf in gradients}
             total = sum((differences[n] * d).sum().item() for n, d in directions.items())
             allowed_sum = sum((allowances[n] * d.abs()).sum().item() for n, d in directions.items())
@@ -436,7 +459,7 @@ class Autograd:
     def _moved(
         self, salt: int, size: float, keep_ties: bool, upstreams: Leaves | None = None
     ) -> Leaves:
-        """The gradients of inputs next to these; of these where the forward does not take those."""
+        """The gradients of inputs next to these; none where the forward does not take those."""
         upstreams = self._upstreams if upstreams is None else upstreams
 
         def move(x: Tensor, i: int) -> Tensor:
@@ -449,7 +472,7 @@ class Autograd:
         try:
             return self._gradients(inputs, upstreams)
         except Exception:  # beyond its domain, as a probability of more than 1
-            return self._gradients(self._arguments, upstreams)
+            return {}
 
     @cached_property
     def _movable(self) -> frozenset[str]:

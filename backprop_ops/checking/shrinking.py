@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
 import torch
@@ -29,9 +29,11 @@ def shrunk(
     case: Case,
     finding: Finding,
     likely: Diagnosis | None,
+    known: Iterable[Case],
 ) -> tuple[Case, Finding, Diagnosis | None]:
     """The case made smaller for as long as it fails alike and by the same mistake.
 
+    ``known``: what it was made for other findings, which will do where it fails alike.
     It stays in the domain, and keeps the structures of the sample that the case has.
     Greedy: sizes down, values towards small integers, the upstream towards one-hot.
     """
@@ -39,6 +41,17 @@ def shrunk(
     tries, started = 0, time.process_time()
     if finding.property == "state" or elements(case.arguments) > MOST_ELEMENTS:
         return case, finding, likely
+
+    def fails(candidate: Case) -> tuple[Case, Finding, Diagnosis | None] | None:
+        found = quiet.fails_there(candidate, finding)
+        if found is None or likely is None:
+            return found and (candidate, found, None)
+        named = likely.again(inspector, candidate, found)
+        return named and (candidate, found, named)
+
+    for candidate in known:
+        if shown := fails(candidate):
+            return shown
     improved = True
     while improved:
         improved = False
@@ -46,10 +59,8 @@ def shrunk(
             tries += 1
             if tries > MOST_TRIES or time.process_time() - started > MOST_SECONDS:
                 return case, finding, likely
-            found = quiet.fails_there(candidate, finding)
-            named = found and likely and likely.again(inspector, candidate, found)
-            if found is not None and (likely is None or named is not None):
-                case, finding, likely, improved = candidate, found, named, True
+            if shown := fails(candidate):
+                (case, finding, likely), improved = shown, True
                 break
     return case, finding, likely
 
