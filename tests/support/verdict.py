@@ -14,6 +14,6 @@ def unexplained() -> AbstractContextManager[Any]:
     return patch.multiple(
         checker,
         diagnosed=lambda *_: None,
-        shrunk=lambda _inspector, _maker, *found: found,
+        shrunk=lambda _inspector, _maker, *found_and_known: found_and_known[:3],
         reproduction=lambda *_: "",
     )
