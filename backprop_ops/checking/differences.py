@@ -29,6 +29,7 @@ ENTRIES = 24  # of a leaf that are judged one by one; the others along direction
 RESOLVED = 0.25  # of a slope: what two quotients may differ by that the next step is half of
 NEAR = 1e-3  # of a slope: what the last quotient of all may differ by from it
 ENOUGH = 1e-10  # of a slope: an error at which the steps need not be halved further
+ROUNDINGS = 4  # of the terms of a slope that stands for all entries
 DIRECTIONS = 3
 ERRORS = 100  # times the estimated error that a right gradient may be off
 
@@ -78,11 +79,7 @@ class Differences:
         step = max(FIRST_STEP * min(smallest, 1.0), LAST_STEP * largest)
         if step > 1:  # as long as an oscillation may be
             return Slope(math.nan, math.inf, math.nan, math.nan)
-        here = self._outputs({})
-        noise = self._eps * sum(
-            (self._upstreams[name] * out).abs().nan_to_num(0).sum().item()
-            for name, out in here.items()
-        )
+        here, noise = self._here, self._noise
         tableau: list[list[float]] = []
         gaps: list[float] = []
         best, error = math.nan, math.inf
@@ -126,10 +123,20 @@ class Differences:
         )
 
     @cached_property
+    def _here(self) -> Leaves:
+        return self._outputs({})
+
+    @cached_property
+    def _noise(self) -> float:
+        """The rounding of the upstreams' product with the outputs."""
+        products = (self._upstreams[name] * out for name, out in self._here.items())
+        return self._eps * sum(p.abs().nan_to_num(0).sum().item() for p in products)
+
+    @cached_property
     def _eps(self) -> float:
         """The eps of the outputs: that of float32 where the forward computes in it throughout."""
         own = max(torch.finfo(x.dtype).eps for x in self._leaves.values())
-        here = self._outputs({})
+        here = self._here
         for size in (1e-5, 1e-2):
             generator = torch.Generator().manual_seed(0)
             moved = {
@@ -174,10 +181,13 @@ class Differences:
         errors = torch.full_like(value, torch.inf)
         for entry, slope in self._entries(leaf).items():
             errors.view(-1)[entry] = slope.error
-        # What reaches an entry is not known here: at least the upstreams, or its neighbours.
-        sizes = [value, *self._upstreams.values()]
-        largest = max((s.abs().nan_to_num(0).amax().item() for s in sizes if s.numel()), default=0)
-        return ERRORS * errors + ALLOWED[dtype.itemsize] * torch.finfo(dtype).eps * largest
+        units = ALLOWED[dtype.itemsize] * torch.finfo(dtype).eps
+        return ERRORS * errors + units * self._largest(value)
+
+    def _largest(self, gradient: Tensor) -> float:
+        """What reaches an entry is not known here: at least the upstreams, or its neighbours."""
+        sizes = [gradient, *self._upstreams.values()]
+        return max((s.abs().nan_to_num(0).amax().item() for s in sizes if s.numel()), default=0)
 
     def proves(self, leaf: str, dtype: torch.dtype) -> bool:
         value, allowed = self.expected[leaf], self.allowed(leaf, dtype)
@@ -187,6 +197,9 @@ class Differences:
         return {leaf: self._verdict(leaf, gradient) for leaf, gradient in gradients.items()}
 
     def _verdict(self, leaf: str, gradient: Tensor) -> Verdict:
+        if self.confirms(leaf, gradient, gradient.dtype):
+            nowhere = torch.zeros_like(gradient, dtype=torch.bool)
+            return Verdict(nowhere, nowhere)
         given = self._along_tangents(leaf, gradient.double())
         allowed = self.allowed(leaf, gradient.dtype)
         least, most = self.interval(leaf)
@@ -217,19 +230,21 @@ class Differences:
                 return True
         return False
 
-    def confirms(self, gradients: Leaves) -> bool:
-        """Whether gradients' products with a drawn direction are well known, and the slopes."""
-        for leaf, x in self._leaves.items():
-            generator = torch.Generator().manual_seed(0)
-            drawn = torch.randn(x.shape, generator=generator, dtype=torch.float64)
-            direction = self._along_tangents(leaf, drawn.to(x.device))
-            slope, terms = self.along(leaf, direction), gradients[leaf] * direction
-            size, said = terms.abs().sum().item(), terms.sum().item()
-            allowed = ERRORS * slope.error
-            inside = slope.least - allowed <= said <= slope.most + allowed
-            if x.numel() and not (inside and allowed <= NEAR * size):
-                return False
-        return True
+    def confirms(self, leaf: str, gradient: Tensor, dtype: torch.dtype) -> bool:
+        """Whether a gradient's product with a drawn direction is the slope, and that well known.
+
+        A wrong entry shows in it as well as by itself: what the others round adds up as a root.
+        """
+        generator = torch.Generator().manual_seed(0)
+        drawn = 0.5 + torch.rand(gradient.shape, generator=generator, dtype=torch.float64)
+        drawn *= 1 - 2 * torch.randint(0, 2, gradient.shape, generator=generator)
+        direction = self._along_tangents(leaf, drawn.to(gradient.device))
+        given = self._along_tangents(leaf, gradient.double())
+        units = min(ROUNDINGS * gradient.numel() ** 0.5, ALLOWED[dtype.itemsize] / 2)
+        allowed = units * torch.finfo(dtype).eps * self._largest(given)
+        slope = self.along(leaf, direction)
+        known = slope.least == slope.most and ERRORS * slope.error <= allowed
+        return known and abs((given * direction).sum().item() - slope.value) <= allowed
 
     def _signs(self, leaf: str) -> list[Tensor]:
         x = self._leaves[leaf]

@@ -334,6 +334,8 @@ def _zero(seen: Observed) -> Iterator[Finding]:
             message = f"d{name} of a zero upstream is {type_name(gradient)}"
             yield Finding("zero", name, message, "none-gradient", f"d{name} has to be zeros")
             continue
+        if not gradient.any():
+            continue
         # Where the derivative is too large for the precision, zero times it is no number.
         finite = seen.judge.expected[name].abs() < torch.finfo(gradient.dtype).max / 16
         left = torch.where(finite, gradient.double(), 0)
@@ -370,12 +372,12 @@ def _linearity(seen: Observed) -> Iterator[Finding]:
         if name not in seen.values or not isinstance(twice, Tensor):
             continue
         once, half = seen.values[name].double(), twice.double() / 2
-        value = seen.judge.expected[name]
-        fits = value.abs() * 4 <= torch.finfo(seen.values[name].dtype).max
-        fits &= once.isfinite() & half.isfinite()
-        apart = fits & ((half - once).abs() > 2e-2 * once.abs())
+        apart = once.isfinite() & half.isfinite() & ((half - once).abs() > 2e-2 * once.abs())
         if not apart.any():
             continue  # what is less, or not finite, shows in the values
+        apart &= seen.judge.expected[name].abs() * 4 <= torch.finfo(seen.values[name].dtype).max
+        if not apart.any():
+            continue
         halved = torch.where(apart, twice / 2, seen.values[name])
         if _wrong(seen.judge, name, seen.values[name]) or _wrong(seen.judge, name, halved):
             message = f"d{name} of twice the upstream is not twice d{name}"
@@ -437,9 +439,8 @@ def _values(seen: Observed) -> Iterator[Finding]:
 
 def _note(caller: Caller, judge: Judge, name: str, gradient: Tensor, kinks: Tensor) -> None:
     """Remember a kink, and that this leaf was judged: that zeros would have been wrong."""
-    value = judge.expected[name]
     if kinks.any() and name not in caller.learned.notes:
-        at = worst(kinks.double())
+        value, at = judge.expected[name], worst(kinks.double())
         least, most = (bound[at] for bound in judge.interval(name))
         caller.learned.notes[name] = (
             f"kink: d{name}{_index(at)} got {number(gradient[at])}, allowed "
