@@ -43,6 +43,10 @@ class Slope(NamedTuple):
     most: float
 
 
+NOTHING = Slope(math.nan, math.inf, math.nan, math.nan)
+"""What is said of a slope that no step resolves."""
+
+
 class Differences:
     """The right gradients of one call by finite differences.
 
@@ -78,23 +82,22 @@ class Differences:
         smallest, largest = (size.min().item(), size.max().item()) if size.numel() else (1.0, 1.0)
         step = max(FIRST_STEP * min(smallest, 1.0), LAST_STEP * largest)
         if step > 1:  # as long as an oscillation may be
-            return Slope(math.nan, math.inf, math.nan, math.nan)
+            return NOTHING
         here, noise = self._here, self._noise
         tableau: list[list[float]] = []
-        gaps: list[float] = []
+        sides: list[tuple[float, float]] = []  # the slopes to the left and to the right
         best, error = math.nan, math.inf
-        left = right = math.nan
         for k in range(STEPS):
             h = step / 2**k
             try:
                 above = self._outputs({leaf: (x.double() + h * direction).to(x.dtype)})
                 below = self._outputs({leaf: (x.double() - h * direction).to(x.dtype)})
             except Exception:  # beyond the forward's domain, which a shorter step may not be
-                tableau, gaps, best, error = [], [], math.nan, math.inf
+                tableau, sides, best, error = [], [], math.nan, math.inf
                 continue
             right = self._product(above, here) / h
             left = self._product(here, below) / h
-            gaps.append(abs(right - left))
+            sides.append((left, right))
             row = [(right + left) / 2]
             for order, previous in enumerate(tableau[-1] if tableau else [], 1):
                 row.append(row[-1] + (row[-1] - previous) / (4**order - 1))
@@ -107,20 +110,22 @@ class Differences:
             tableau.append(row)
             if k >= 3 and best and error <= ENOUGH * abs(best):
                 break
-        if len(gaps) < 2:
-            return Slope(math.nan, math.inf, math.nan, math.nan)
-        stays = gaps[-1] > 0.7 * gaps[-2] and gaps[-1] > 1e-4 * (abs(left) + abs(right))
-        if stays and gaps[-1] > ALLOWED[8] * noise / (step / 2**STEPS):
-            return Slope(tableau[-1][0], gaps[-1] * 1e-2, min(left, right), max(left, right))
+        if len(sides) < 2:
+            return NOTHING
+        (before_left, before_right), (left, right) = sides[-2:]
+        before, gap = abs(before_right - before_left), abs(right - left)
+        stays = gap > 0.7 * before and gap > 1e-4 * (abs(left) + abs(right))
+        if stays and gap > ALLOWED[8] * noise / (step / 2**STEPS):
+            # Of what saturates, each side has twice the slope at half the step.
+            moved = max(abs(left - before_left), abs(right - before_right))
+            if moved > RESOLVED * max(abs(left), abs(right)):
+                return NOTHING
+            return Slope(tableau[-1][0], gap * 1e-2, min(left, right), max(left, right))
         # What saturates has no slope at any step until one is short enough, and what has a kink
         # nearby has another one there.
         near = RESOLVED if k < STEPS - 1 else NEAR
         beside = abs(tableau[-1][0] - best) > near * abs(best) + ERRORS * noise / (step / 2**k)
-        return (
-            Slope(math.nan, math.inf, math.nan, math.nan)
-            if beside
-            else Slope(best, error, best, best)
-        )
+        return NOTHING if beside else Slope(best, error, best, best)
 
     @cached_property
     def _here(self) -> Leaves:

@@ -264,6 +264,15 @@ def scaled_backward(dout, q):
     return torch.cat((dout * q[..., 3:], (dout * q[..., :3]).sum(-1, keepdim=True)), -1)
 
 
+def tanh_of_product(x, w):
+    return torch.tanh(x.detach() @ w.detach())  # which autograd does not see through
+
+
+def tanh_of_product_backward(dout, x, w):
+    d = dout * (1 - torch.tanh(x @ w) ** 2)
+    return d @ w.T, x.T @ d
+
+
 RIGHT: dict[str, Asked] = {
     "a vector and a number, of which six fit by chance": Asked(
         scaled, scaled_backward, (drawn(5, 4),)
@@ -301,6 +310,18 @@ RIGHT: dict[str, Asked] = {
     "A8 a Function of tanh": Asked(TanhOfProduct.apply, None, (drawn(6, 4), drawn(4, 3, seed=1))),
     "A6 a forward that computes in float32": Asked(InFloat32.apply, None, (drawn(3, 4),)),
     "a Function with class methods": Asked(OfAClass.apply, None, (drawn(3, 4), 2.0)),
+    **{
+        f"saturated by {by}": Asked(
+            tanh_of_product,
+            tanh_of_product_backward,
+            (drawn(6, 4, seed=seed), drawn(4, 3, seed=seed + 1)),
+        )
+        for by, seed in {
+            "2^9 in float16": 13,
+            "every magnitude": 78,
+            "an input of 1e4": 104,
+        }.items()
+    },
     "A12 a root by bisection": Asked(Entmax.apply, None, (drawn(3, 4),)),
     "nearly equal costs": Asked(Cheapest.apply, None, (drawn(3, 4),)),
     "a reference that takes fewer sizes": Asked(
