@@ -273,6 +273,14 @@ def tanh_of_product_backward(dout, x, w):
     return d @ w.T, x.T @ d
 
 
+def saturated(seed: int) -> Asked:
+    args = drawn(6, 4, seed=seed), drawn(4, 3, seed=seed + 1)
+    return Asked(tanh_of_product, tanh_of_product_backward, args)
+
+
+SATURATING = {"2^9 in float16": 13, "every magnitude": 78, "an input of 1e4": 104}
+
+
 RIGHT: dict[str, Asked] = {
     "a vector and a number, of which six fit by chance": Asked(
         scaled, scaled_backward, (drawn(5, 4),)
@@ -310,18 +318,7 @@ RIGHT: dict[str, Asked] = {
     "A8 a Function of tanh": Asked(TanhOfProduct.apply, None, (drawn(6, 4), drawn(4, 3, seed=1))),
     "A6 a forward that computes in float32": Asked(InFloat32.apply, None, (drawn(3, 4),)),
     "a Function with class methods": Asked(OfAClass.apply, None, (drawn(3, 4), 2.0)),
-    **{
-        f"saturated by {by}": Asked(
-            tanh_of_product,
-            tanh_of_product_backward,
-            (drawn(6, 4, seed=seed), drawn(4, 3, seed=seed + 1)),
-        )
-        for by, seed in {
-            "2^9 in float16": 13,
-            "every magnitude": 78,
-            "an input of 1e4": 104,
-        }.items()
-    },
+    **{f"saturated by {by}": saturated(seed) for by, seed in SATURATING.items()},
     "A12 a root by bisection": Asked(Entmax.apply, None, (drawn(3, 4),)),
     "nearly equal costs": Asked(Cheapest.apply, None, (drawn(3, 4),)),
     "a reference that takes fewer sizes": Asked(
