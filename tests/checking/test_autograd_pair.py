@@ -71,3 +71,31 @@ def test_an_input_that_alone_requires_a_gradient() -> None:
     report = check(Product.apply, None, (X, 3 - X), seed=0)
     assert [failure.variation for failure in report.failures] == ["y alone requires a gradient"]
     assert "Product.apply(x, y)" in report.failures[0].reproduce
+
+
+class HidingSquare(torch.autograd.Function):
+    """Autograd of the forward as written sees half of it."""
+
+    @staticmethod
+    def forward(ctx, x):
+        ctx.save_for_backward(x)
+        return x * x.detach()
+
+    @staticmethod
+    def backward(ctx, dout):
+        return 2 * ctx.saved_tensors[0] * dout
+
+
+class AsHidden(HidingSquare):
+    @staticmethod
+    def backward(ctx, dout):
+        return ctx.saved_tensors[0] * dout
+
+
+def test_a_forward_that_hides_from_autograd() -> None:
+    """Finite differences do not confirm what autograd says of it, and judge alone."""
+    x = torch.randn(4, 3, generator=torch.Generator().manual_seed(0))
+    assert check(HidingSquare.apply, None, (x,), seed=0)
+    report = check(AsHidden.apply, None, (x,), seed=0)
+    assert report.verdict == "wrong on your sample"
+    assert "finite differences say" in report.failures[0].message
