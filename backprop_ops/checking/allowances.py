@@ -97,6 +97,7 @@ def rounding_inside(seen: Observed, name: str, wrong: Tensor) -> Tensor:
         return nothing
     error = seen.error(name)
     right |= (exact - judge.expected[name]).abs() <= error / SHRINKING
+    right &= seen.values[name].isfinite()
     largest = _largest(seen.judge.expected[name]), *map(_largest, call.upstreams.values())
     others = [x for n, x in caller.pair.leaves(call.arguments).items() if n != name]
     scale = max(largest) * max([1.0, *map(_largest, others)])
