@@ -71,7 +71,7 @@ def digits_of_float32(seen: Observed, name: str, wrong: Tensor) -> Tensor:
 def rounding_of_the_inputs(seen: Observed, name: str, wrong: Tensor) -> Tensor:
     """Beyond the sample, where finite differences judge: they do not know the sizes of the terms.
 
-    `A12 a root by bisection` needs it.
+    `A12 a root by bisection` needed it before `rounding_inside`, which makes a note of it.
     """
     if not _differenced_beyond(seen) or name not in seen.moved_by_inputs:
         return torch.zeros_like(wrong)

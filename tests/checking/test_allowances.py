@@ -13,7 +13,6 @@ pytestmark = pytest.mark.usefixtures("unseen")
 
 NEEDED = {
     allowances.digits_of_float32: "A4 softplus beyond torch's threshold",
-    allowances.rounding_of_the_inputs: "A12 a root by bisection",
     allowances.rounding_inside: "saturated by an input of 1e4",
 }
 
