@@ -17,7 +17,7 @@ NEEDED = {
 }
 
 
-@pytest.mark.thorough  # two checks of a bisection
+@pytest.mark.thorough  # each is two checks
 @pytest.mark.parametrize("allowance", NEEDED, ids=lambda allowance: allowance.__name__)
 def test_an_entry_needs_it(allowance: Allowance, monkeypatch: pytest.MonkeyPatch) -> None:
     report = RIGHT[NEEDED[allowance]].report
