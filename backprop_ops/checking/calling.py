@@ -164,9 +164,8 @@ class Caller:
             except Undifferentiable:
                 pass
             except Exception:
-                # Else the case is the reason, not the forward.
                 if self.learned.differentiated and not self.oracle.confirmed:
-                    raise
+                    raise  # the case is the reason, not the forward
             else:
                 if self.oracle.confirmed:
                     differences = self.oracle.differences(arguments, upstreams)

@@ -143,7 +143,7 @@ def test_an_infinity_that_the_sample_has() -> None:
 
 @pytest.mark.parametrize("seed", [0, 1])
 def test_what_saturates_in_large_sizes(seed: int) -> None:
-    """Of 1 - h² next to zero the rounding of h is left, and finite differences see no more."""
+    """Of 1 - h² next to zero the rounding of h is left, which is no mistake."""
     generator = torch.Generator().manual_seed(seed)
     x, w = torch.randn(6, 4, generator=generator), torch.randn(4, 3, generator=generator)
     report = check(TanhOfProduct.apply, None, (x, w), seed=seed)
